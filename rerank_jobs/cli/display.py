@@ -1,0 +1,148 @@
+"""What people see: the promise, live progress, the result. Never a query, a document or a key."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rerank_jobs.config import Job
+from rerank_jobs.job import Planned, RunResult, open_roots
+from rerank_jobs.plan.promise import Promise
+from rerank_jobs.score import Progress
+
+__all__ = ["RunDisplay", "format_duration", "print_promise", "print_result"]
+
+PLAIN_SECONDS = 10.0
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in the largest sensible unit."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    if seconds < 5400:  # noqa: PLR2004
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def print_promise(console: Console, job: Job, planned: Planned) -> None:
+    """Print what a plan will do and cost, or that it is published already."""
+    promise = planned.promise
+    where = "" if planned.partition == "_all" else f", partition {planned.partition}"
+    console.print(Text(f"Plan {planned.plan_id[:8]} of job {job.name}{where}", style="bold"))
+    if planned.current is not None:
+        console.print(f"Already published as generation {planned.current.number}: nothing to send.")
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for row in _promise_rows(job, promise):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
+    rejected = ", ".join(f"{count:,} {reason}" for reason, count in promise.reasons.items())
+    put_aside = f"; {rejected} put aside" if rejected else ""
+    cut = f"; {promise.candidates_cut:,} cut by top_k" if promise.candidates_cut else ""
+    saved = promise.naive_units - promise.search_units
+    price = f"${promise.cost_usd:,.3f}, at most ${promise.allowance_usd:,.3f} with retries"
+    if job.endpoint.embedded:
+        price = f"nothing (embedded endpoint; ${promise.api_usd:,.3f} on the API)"
+    pace = "as fast as it answers"
+    if job.endpoint.pace:
+        pace = f"{format_duration(promise.seconds)} at {job.endpoint.pace:,} requests a minute"
+    over = promise.search_units - promise.bound_units
+    return [
+        ("Rows", f"{promise.rows_in:,} in, {promise.rows_out:,} out{put_aside}{cut}"),
+        ("Queries", f"{promise.queries:,} texts in {promise.groups:,} groups, {promise.pairs:,} pairs to rank"),
+        ("Passages", f"{promise.passages:,}, of which {promise.passages_reused:,} paid earlier"),
+        (
+            "To send",
+            f"{promise.requests:,} requests, {promise.search_units:,} search units"
+            f" ({over:,} over the lower bound" + (f", {saved:,} saved by reuse)" if saved else ")"),
+        ),
+        ("Price", price),
+        ("Time", pace),
+    ]
+
+
+class RunDisplay:
+    """Live progress on a terminal, a plain line every ten seconds elsewhere; close it at the end."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on ``console``."""
+        self._console = console
+        self._promise: Promise | None = None
+        self._live: Live | None = None
+        self._started = self._last_line = time.monotonic()
+        self._shards: dict[int, Progress] = {}
+
+    def start(self, promise: Promise) -> None:
+        """Begin to show progress towards a promise."""
+        self._promise = promise
+        self._started = self._last_line = time.monotonic()
+        if self._console.is_terminal and promise.requests:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def observe(self, shard: int, progress: Progress) -> None:
+        """Take a snapshot of a shard's progress."""
+        self._shards[shard] = progress
+        if self._live is not None:
+            self._live.update(Text(self._line(progress)))
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(self._line(progress), soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, now: Progress) -> str:
+        done = self._shards.values()
+        replies = sum(progress.replies for progress in done)
+        passages = sum(progress.passages_scored for progress in done)
+        usd = sum(progress.cost_usd for progress in done)
+        planned = self._promise.requests if self._promise else 0
+        elapsed = max(1e-9, time.monotonic() - self._started)
+        left = format_duration((planned - replies) * elapsed / replies) if replies else "?"
+        limit = f" of {now.limit_per_minute:,.0f}" if now.limit_per_minute else ""
+        extra = f", {now.deferred:,} waiting to be sent again" if now.deferred else ""
+        pause = f", paused for {now.pause_seconds:.0f} s (429)" if now.pause_seconds > 0 else ""
+        return (
+            f"{replies:,}/{planned:,} requests, {passages:,} passages, ${usd:,.3f},"
+            f" {now.per_minute:,.0f}{limit} a minute, {left} left{extra}{pause}"
+        )
+
+
+def print_result(console: Console, job: Job, result: RunResult) -> None:
+    """Print what a run did."""
+    totals = result.totals
+    sent = f"{totals.requests:,} requests, {totals.search_units:,} search units, ${totals.cost_usd:,.3f}"
+    if totals.requests == 0:
+        sent = "nothing"
+    console.print(f"Sent: {sent}, in {result.seconds:.1f} s" + _drift(result))
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.statuses.items() if count)
+    console.print(f"Documents: {counts or 'none'}")
+    if result.generation is None:
+        state = open_roots(job).state.location
+        console.print("A sample: not published; its scores are kept for the full run. Look at it here:")
+        for part in result.sample:
+            console.print(f"  {state}/{part.name}", soft_wrap=True)
+        return
+    folder = job.partition_folder(result.partition)
+    console.print(f"Generation {result.generation.number}: {job.output_root}/{folder}", soft_wrap=True)
+    if result.generation.rejected:
+        console.print(f"Put aside: {job.rejected_root}/{folder}", soft_wrap=True)
+
+
+def _drift(result: RunResult) -> str:
+    """How the replies' units differ from what was planned for the same requests."""
+    planned, reported = result.totals.planned_units, result.totals.search_units
+    if planned == 0 or planned == reported:
+        return ""
+    return f" ({reported - planned:+,} units against the plan)"

@@ -1,0 +1,161 @@
+"""``doctor``: everything that could stop a job, tried before it costs anything.
+
+It writes two small files into the output and state roots and removes them; it sends one request
+that costs nothing (``GET /key``) to a remote endpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import orjson
+
+from rerank_jobs.config import ALL, Job, load_job, read_api_key
+from rerank_jobs.errors import JobError, RerankJobsError
+from rerank_jobs.job import open_roots
+from rerank_jobs.storage import Put, Store
+from rerank_jobs.tables.sources import open_input
+
+__all__ = ["Finding", "diagnose", "doctor"]
+
+CLOCK_SECONDS = 30.0
+LOW_DISK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing tried: its name, whether it is well, what was seen or what to do."""
+
+    name: str
+    well: bool
+    seen: str
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print every finding.
+
+    Raises:
+        JobError: something is not well.
+
+    """
+    job = load_job(arguments.job)
+    findings = list(diagnose(job, arguments.partition or ALL))
+    if arguments.json:
+        document = {"findings": [asdict(finding) for finding in findings]}
+        sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.well else 'FAIL'}  {finding.name}: {finding.seen}")
+    ill = sum(not finding.well for finding in findings)
+    if ill:
+        raise JobError(f"{arguments.job}: {ill} of {len(findings)} checks failed")
+    return 0
+
+
+def diagnose(job: Job, partition: str) -> Iterator[Finding]:
+    """Yield findings in the order in which a run would meet them."""
+    yield _try("input", lambda: _look_at_input(job, partition))
+    yield _try("key", lambda: _look_at_key(job))
+    roots = open_roots(job)
+    for name, store in (("output", roots.output), ("state", roots.state)):
+        yield _try(name, lambda store=store: _try_store(store))  # type: ignore[misc]
+    yield _look_at_disk(job)
+    yield from _look_at_endpoint(job)
+
+
+def _try(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, well=True, seen=look())
+    except RerankJobsError as error:
+        return Finding(name, well=False, seen=str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return Finding(name, well=False, seen=f"{where}{error.strerror or type(error).__name__}")
+
+
+def _look_at_input(job: Job, partition: str) -> str:
+    table = open_input(job, partition)
+    return f"{table.rows:,} rows in {len(table.files)} files at {table.location}"
+
+
+def _look_at_key(job: Job) -> str:
+    key = read_api_key(job.endpoint)
+    if key is not None:
+        return f"{job.endpoint.api_key_env} is set"
+    return "none needed" if job.endpoint.embedded else "none set, none needed on this machine"
+
+
+def _try_store(store: Store) -> str:
+    """Create an object twice: the second must lose; fsync and link are part of creating."""
+    name = f".doctor-{uuid4().hex}"
+    try:
+        first = store.put_if_absent(name, b"one")
+        second = store.put_if_absent(name, b"two")
+        if (first, second, store.read(name)) != (Put.CREATED, Put.OTHER, b"one"):
+            raise JobError(f"{store.location}: create-if-absent does not hold here: use another file system")
+    finally:
+        store.delete(name)
+    return f"{store.location} can be written; create-if-absent and fsync work"
+
+
+def _look_at_disk(job: Job) -> Finding:
+    folder = Path(job.state_root)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Finding("disk", free >= LOW_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {folder}")
+
+
+def _look_at_endpoint(job: Job) -> Iterator[Finding]:
+    if job.endpoint.embedded:
+        yield _try("endpoint", _load_embedded)
+        return
+    key = os.environ.get(job.endpoint.api_key_env, "").strip()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        reply = httpx.get(f"{job.endpoint.url.rstrip('/')}/key", headers=headers, timeout=15)
+    except (httpx.HTTPError, ValueError) as error:
+        seen = f"{job.endpoint.url} cannot be reached ({type(error).__name__}): check url, network and proxy"
+        yield Finding("endpoint", well=False, seen=seen)
+        return
+    if reply.status_code in {401, 403}:
+        seen = f"{job.endpoint.url} refused the key ({reply.status_code}): check {job.endpoint.api_key_env}"
+        yield Finding("endpoint", well=False, seen=seen)
+    else:
+        seen = f"{job.endpoint.url} answers ({reply.status_code}){_credit(reply)}"
+        yield Finding("endpoint", reply.status_code < 500, seen)  # noqa: PLR2004
+    if "date" in reply.headers:
+        yield _compare_clocks(parsedate_to_datetime(reply.headers["date"]))
+
+
+def _load_embedded() -> str:
+    from rerank_jobs.endpoint.scorer import EmbeddedScorer
+
+    EmbeddedScorer.load()
+    return "embedded: an offline English stand-in, free"
+
+
+def _credit(reply: httpx.Response) -> str:
+    try:
+        remaining = orjson.loads(reply.content)["data"]["limit_remaining"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
+    return "" if remaining is None else f"; ${remaining:,.2f} of the key's limit remain"
+
+
+def _compare_clocks(theirs: datetime) -> Finding:
+    difference = abs(theirs.timestamp() - time.time())
+    well = difference <= CLOCK_SECONDS
+    seen = f"{difference:.0f} s from the endpoint's" + ("" if well else ": set this machine's clock")
+    return Finding("clock", well, seen)

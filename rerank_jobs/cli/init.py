@@ -1,0 +1,82 @@
+"""``init``: a commented job file to start from."""
+
+from __future__ import annotations
+
+import argparse
+
+from rerank_jobs.errors import JobError
+
+__all__ = ["TEMPLATE", "init"]
+
+TEMPLATE = """\
+# A rerank job. Relative paths start at this file's folder. Check it with: rerank-jobs doctor {name}
+name: shop
+
+input:
+  path: candidates/{{partition}}     # a file, a folder, or a hive-partitioned folder; {{partition}} is optional
+  layout: long                     # long: a row per pair | nested: a list of candidates per query | search_log
+  columns:                         # role: your column
+    query_id: query_id
+    query: query
+    document_id: doc_id
+    document: [title, text]        # one text column is sent as it is; several are rendered as YAML, first field first
+    first_stage_score: first_stage_score   # optional, higher is better
+    first_stage_rank: first_stage_rank     # optional, 1 is best
+    # candidates: results          # nested and search_log: the list column; the roles above but query name its fields
+    # search_id: search_id         # search_log: names a logged search
+    # position: position           # search_log: where a result was shown
+    # clicked: clicked             # search_log: whether it was clicked
+  on_bad_rows: reject              # reject: put bad rows aside with a reason | fail
+
+partition: {{template: "ds={{key}}"}}  # --partition 2026-11-22 reads and writes ds=2026-11-22
+
+candidates: {{top_k: 100}}           # rerank only the first 100 of each query: cuts before paying
+
+output: {{path: out/shop}}           # published tables only
+# state: {{path: out/shop.state}}    # plans, paid scores, manifests; default: beside the output
+
+endpoint:
+  url: embedded                    # embedded: offline stand-in, free | https://openrouter.ai/api/v1
+  dialect: openrouter
+  model: cohere/rerank-v3.5
+  api_key_env: OPENROUTER_API_KEY  # the variable that holds the key; the key itself never stands here
+  # requests_per_minute: 1000      # default: 1000 for a remote endpoint, unpaced for the embedded one
+  # max_concurrency: 32
+  # timeout_seconds: 90            # a request that timed out may have been billed: keep it long
+  # patience_seconds: 600          # stop, resumable, when nothing succeeded for so long
+  # usd_per_search: 0.001          # what a search unit is planned with; replies say the truth
+  # revision: ""                   # change it to leave earlier scores behind, say after a model update
+
+context:
+  tokens: 4096                     # of query and passage together
+  long_documents: window           # window: score = best window | truncate | fail
+  # overlap_tokens: 128
+
+budget: {{max_usd: 5.0}}             # a plan that may cost more sends nothing
+
+failures:
+  on_failed: demote                # documents the endpoint refuses: demote | keep_first_stage | fail
+  max_failed_fraction: 0.001       # publish nothing if more of them failed
+
+reuse:
+  mode: cheapest                   # cheapest: use earlier scores where that saves units | strict: always | off
+  max_age_days: 90
+
+memory: 1GB
+"""
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the template.
+
+    Raises:
+        JobError: the file exists.
+
+    """
+    try:
+        with arguments.path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE.format(name=arguments.path.name))
+    except FileExistsError:
+        raise JobError(f"{arguments.path}: exists already: name another file") from None
+    print(f"Wrote {arguments.path}. Next: edit its paths and columns, then rerank-jobs doctor {arguments.path}")
+    return 0

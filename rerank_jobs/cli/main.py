@@ -1,0 +1,128 @@
+"""Arguments in, exit code out: every error that is ours becomes one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rerank_jobs import __version__
+from rerank_jobs.errors import RerankJobsError
+
+__all__ = ["build_parser", "main"]
+
+EXIT_CODES = """exit codes:
+  0    done
+  2    the job file, the command or the input table is wrong
+  3    stopped but resumable: budget, key, credit, quota or endpoint; run again to go on
+  4    all scores are paid and kept, but a gate forbids publishing
+  5    another live owner works on this partition
+  6    another owner took over; what this run paid is sealed
+  130  interrupted; what is paid is sealed, run again to go on
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    module = importlib.import_module(f"rerank_jobs.cli.{arguments.module}")
+    command: Callable[[argparse.Namespace], int] = getattr(module, arguments.function)
+    try:
+        return command(arguments)
+    except RerankJobsError as error:
+        print(f"rerank-jobs: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rerank-jobs: interrupted: what is paid is sealed; run again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing more can be said to it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"rerank-jobs: {where}{error.strerror or type(error).__name__}: what is paid is sealed;"
+            " mend it and run again",
+            file=sys.stderr,
+        )
+        return 3
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="rerank-jobs",
+        description="Rerank tables of search results in Parquet: priced first, paid once, resumable.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rerank-jobs {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_job_commands(commands)
+    _add_other_commands(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # type: ignore[type-arg]  # noqa: SLF001 - argparse names it so
+
+
+def _add(commands: Commands, name: str, where: str, text: str) -> argparse.ArgumentParser:
+    module, function = where.split(":")
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(module=module, function=function)
+    return parser
+
+
+def _add_job_commands(commands: Commands) -> None:
+    run = _add(commands, "run", "run:run_job", "plan, score and publish a partition; resumes by itself")
+    plan = _add(commands, "plan", "run:plan_job", "print what a run would do and cost, and send nothing")
+    verify = _add(commands, "verify", "inspect:verify", "read what was published again and check it")
+    evaluate = _add(commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after")
+    doctor = _add(commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job")
+    for parser in (run, plan, verify, evaluate, doctor):
+        parser.add_argument("job", type=Path, help="the job file (YAML)")
+        parser.add_argument("--partition", metavar="KEY", help="partition key, such as 2026-11-22")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the only output")
+    for parser in (run, plan):
+        parser.add_argument(
+            "--limit-queries",
+            type=_positive,
+            metavar="N",
+            help="a paid sample of N queries: scored and kept for the full run, but not published",
+        )
+    run.add_argument(
+        "--retry-failed", action="store_true", help="send once more what the endpoint refused earlier"
+    )
+    evaluate.add_argument("--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC")
+    evaluate.add_argument(
+        "--judged-only", action="store_true", help="leave out candidates without a judgement"
+    )
+    evaluate.add_argument("--by", metavar="COLUMN", help="one line per value of a column, such as lang")
+
+
+def _add_other_commands(commands: Commands) -> None:
+    serve = _add(commands, "serve", "serve:serve", "serve the embedded rerank endpoint on a port")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    serve.add_argument("--port", type=int, default=8787, help="0 takes a free one (default: 8787)")
+    serve.add_argument("--scorer", choices=("lexical", "instant"), default="lexical",
+                       help="instant: meaningless scores at once, for load tests")
+    serve.add_argument("--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond")
+    serve.add_argument("--latency-ms", type=float, default=0.0, metavar="MS", help="delay of each reply")
+    serve.add_argument("--usd-per-search", type=float, default=0.001, metavar="USD",
+                       help="what a search unit is said to cost (default: 0.001, as the API)")
+    init = _add(commands, "init", "init:init", "write a commented job file")
+    init.add_argument("path", type=Path, nargs="?", default=Path("rerank.yaml"))
+    demo = _add(commands, "demo", "demo:demo", "rerank a table made from Python's own documentation")
+    demo.add_argument("--folder", type=Path, default=Path("demo"), help="where to put it (default: demo)")
+    demo.add_argument("--partition", metavar="KEY", default="2026-11-22")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value

@@ -1,0 +1,141 @@
+"""``run`` and ``plan``: the promise first, progress while it runs, then what was done."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+import orjson
+from rich.console import Console
+
+from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
+from rerank_jobs.config import ALL, Job, load_job
+from rerank_jobs.job import Planned, RunResult, open_roots, preview_partition, run_partition
+from rerank_jobs.plan.promise import check_budget
+
+__all__ = ["describe_plan", "describe_result", "plan_job", "run_job"]
+
+
+def run_job(arguments: argparse.Namespace) -> int:
+    """Run a job's partition."""
+    job = load_job(arguments.job)
+    talk = Console(stderr=True) if arguments.json else Console()
+    display = RunDisplay(Console(stderr=True))
+
+    def announce(planned: Planned) -> None:
+        print_promise(talk, job, planned)
+        display.start(planned.promise)
+
+    with contextlib.closing(display):
+        result = run_partition(
+            job,
+            arguments.partition or ALL,
+            limit_queries=arguments.limit_queries,
+            retry_failed=arguments.retry_failed,
+            on_plan=announce,
+            observe=display.observe,
+        )
+    if arguments.json:
+        _print_json(describe_result(job, result))
+    else:
+        print_result(talk, job, result)
+    return 0
+
+
+def plan_job(arguments: argparse.Namespace) -> int:
+    """Price a job's partition; the exit code says whether the budget would allow it."""
+    job = load_job(arguments.job)
+    planned = preview_partition(job, arguments.partition or ALL, limit_queries=arguments.limit_queries)
+    if arguments.json:
+        _print_json(describe_plan(job, planned))
+    else:
+        print_promise(Console(), job, planned)
+    if planned.current is None:
+        check_budget(job, planned.promise)
+    return 0
+
+
+def describe_plan(job: Job, planned: Planned) -> dict[str, Any]:
+    """Return a plan as the JSON object of ``plan --json``; nothing of it is done yet."""
+    promise = planned.promise
+    if planned.current is None:
+        will_send = (promise.requests, promise.search_units, promise.cost_usd, promise.seconds)
+    else:
+        will_send = (0, 0, 0.0, 0.0)
+    requests, units, usd, seconds = will_send
+    return {
+        **_common(planned.plan_id, planned.partition, promise),
+        "passages_scored": promise.passages - promise.passages_reused,
+        "passages_failed": 0,
+        "requests": requests,
+        "search_units": units,
+        "cost_usd": usd,
+        "seconds": seconds,
+        "output": str(_output(job, planned.partition)),
+        "manifest": planned.current.name if planned.current else None,
+        "published": planned.current is not None,
+        "plan": promise.to_json(),
+    }
+
+
+def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
+    """Return a run as the JSON object of ``run --json``.
+
+    ``requests``, ``search_units`` and ``cost_usd`` are this run's; passages are the whole plan's.
+    """
+    promise, totals, spent = result.promise, result.totals, result.spent
+    generation = result.generation
+    state = open_roots(job).state.location
+    sample = f"{state}/{result.sample[0].name}" if result.sample else None
+    return {
+        **_common(result.plan_id, result.partition, promise),
+        "passages_scored": promise.passages - promise.passages_reused - spent.passages_failed,
+        "passages_failed": spent.passages_failed,
+        "requests": totals.requests,
+        "search_units": totals.search_units,
+        "cost_usd": round(totals.cost_usd, 6),
+        "seconds": round(result.seconds, 3),
+        "output": str(_output(job, result.partition)) if generation else sample,
+        "manifest": f"{state}/{generation.name}" if generation else None,
+        "generation": generation.number if generation else None,
+        "statuses": result.statuses,
+        "this_run": {
+            "requests": totals.requests,
+            "replies": totals.replies,
+            "search_units": totals.search_units,
+            "cost_usd": round(totals.cost_usd, 6),
+            "unknown_usd": round(totals.unknown_usd, 6),
+            "passages_scored": totals.passages_scored,
+            "passages_failed": totals.passages_failed,
+            "throttled": totals.throttled,
+            "retries": totals.retries,
+        },
+        "plan": {
+            **promise.to_json(),
+            "paid_requests": spent.requests,
+            "paid_search_units": spent.search_units,
+            "paid_usd": round(spent.cost_usd, 6),
+        },
+    }
+
+
+def _common(plan_id: str, partition: str, promise: Any) -> dict[str, Any]:
+    names = ("rows_in", "rows_out", "rows_rejected", "candidates_in", "candidates_out")
+    more = ("candidates_rejected", "candidates_cut", "groups", "queries", "pairs", "passages", "passages_reused")
+    return {
+        "plan_id": plan_id,
+        "partition": partition,
+        **{name: getattr(promise, name) for name in (*names, *more)},
+    }
+
+
+def _output(job: Job, partition: str) -> str:
+    folder = job.partition_folder(partition)
+    return f"{job.output_root}/{folder}" if folder else job.output_root
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.flush()

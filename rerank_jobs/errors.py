@@ -1,0 +1,127 @@
+"""Every error that a user can meet, split by who must act.
+
+    RerankJobsError
+    |-- JobError             the job file, the command or the set-up is wrong: change it       exit 2
+    |-- InputError           the table is wrong: file, column and row are named                exit 2
+    |-- StateError           the state root is damaged, foreign or of another format           exit 2
+    |-- Stopped              nothing is lost: remove the cause, run again, it goes on          exit 3
+    |   |-- BudgetStop       a plan dearer than the budget, or a spent allowance
+    |   |-- KeyStop          no key, or a key that the endpoint refused (401, 403)
+    |   |-- CreditStop       the account is out of credit, or at its limit (402, 403)
+    |   |-- QuotaStop        a daily quota, or a limit with a known instant of reset
+    |   `-- EndpointStop     the endpoint refuses the job as it stands, or stays out of reach
+    |-- GateFailed           everything is paid and kept, but a gate forbids publishing        exit 4
+    |-- Busy                 another live owner works on this shard                            exit 5
+    |-- Fenced               another owner took this shard over                                exit 6
+    |-- Interrupted          a signal: what is paid is sealed                                  exit 130
+    `-- CommitUnknown        the store neither confirmed nor denied a commit: run again        exit 3
+
+A message is one line: what, where, what to do. It never holds query text, document text or keys.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BudgetStop",
+    "Busy",
+    "CommitUnknown",
+    "CreditStop",
+    "EndpointStop",
+    "Fenced",
+    "GateFailed",
+    "InputError",
+    "Interrupted",
+    "JobError",
+    "KeyStop",
+    "QuotaStop",
+    "RerankJobsError",
+    "StateError",
+    "Stopped",
+]
+
+
+class RerankJobsError(Exception):
+    """Base of all errors that are reported in one line and end with ``exit_code``."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class JobError(RerankJobsError):
+    """The job file, the command line or the installation must be changed."""
+
+    exit_code = 2
+
+
+class InputError(RerankJobsError):
+    """The input table must be changed; raised before any call is paid."""
+
+    exit_code = 2
+
+
+class StateError(RerankJobsError):
+    """The state root is damaged, belongs to something else or has another format."""
+
+    exit_code = 2
+
+
+class Stopped(RerankJobsError):
+    """The run stopped cleanly: every paid score is sealed and a new run goes on from there."""
+
+    exit_code = 3
+
+
+class BudgetStop(Stopped):
+    """The plan costs more than the budget, or a shard has spent its allowance."""
+
+
+class KeyStop(Stopped):
+    """The API key is missing, or the endpoint refused it."""
+
+
+class CreditStop(Stopped):
+    """The account's credit or spending limit is used up."""
+
+
+class QuotaStop(Stopped):
+    """A quota is used up that resets at a known or unknown later instant."""
+
+    def __init__(self, message: str, *, wait_seconds: float | None = None) -> None:
+        """Keep how long to wait, where the endpoint said so (seconds from now)."""
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
+class EndpointStop(Stopped):
+    """The endpoint refuses every request of this job, or cannot be reached."""
+
+
+class GateFailed(RerankJobsError):
+    """All scores are paid and kept; the published table stays as it was."""
+
+    exit_code = 4
+
+
+class Busy(RerankJobsError):
+    """Another live owner holds the shard; nothing was sent."""
+
+    exit_code = 5
+
+
+class Fenced(RerankJobsError):
+    """Another owner took the shard over; what this one paid is sealed."""
+
+    exit_code = 6
+
+
+class Interrupted(RerankJobsError):
+    """A signal ended the run; every paid score is sealed."""
+
+    exit_code = 130
+
+
+class CommitUnknown(RerankJobsError):
+    """A commit's outcome is unknown: nothing was deleted; running again settles it."""
+
+    exit_code = 3

@@ -1,0 +1,350 @@
+"""The composition: a job's partition planned, scored, published and reported, in one pass.
+
+``run`` does all of it in this process; an Airflow task group calls the same steps one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
+from rerank_jobs.errors import StateError
+from rerank_jobs.ledger.library import compact, lookup_sql, read_library
+from rerank_jobs.ledger.loading import Spent, load_segments
+from rerank_jobs.ledger.owners import make_process_owner
+from rerank_jobs.model import ScoreTotals
+from rerank_jobs.parts import read_done
+from rerank_jobs.plan.build import build_plan, count_shards
+from rerank_jobs.plan.frozen import Plan, freeze, identify, plan_name, read_plan, run_folder
+from rerank_jobs.plan.identity import scorer_id
+from rerank_jobs.plan.promise import Promise, check_budget
+from rerank_jobs.publish.generations import Generation, Part, read_current
+from rerank_jobs.publish.publisher import PublishOrder, Roots, ShardPart, publish_plan, tidy
+from rerank_jobs.score import Progress
+from rerank_jobs.shard import ShardResult, score_shard
+from rerank_jobs.storage import Put, Store, open_store, scratch_folder, seal_json
+from rerank_jobs.storage.store import read_json
+from rerank_jobs.tables.sources import open_input
+
+__all__ = [
+    "Planned",
+    "RunResult",
+    "open_roots",
+    "plan_partition",
+    "preview_partition",
+    "publish_partition",
+    "run_partition",
+    "score_partition_shard",
+]
+
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A partition's plan: frozen (``plan``), or published already (``current``)."""
+
+    partition: str
+    plan_id: str
+    promise: Promise
+    plan: Plan | None
+    current: Generation | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did: ``totals`` are this process's own, ``spent`` the whole plan's."""
+
+    partition: str
+    plan_id: str
+    promise: Promise
+    totals: ScoreTotals
+    spent: Spent
+    generation: Generation | None
+    sample: tuple[Part, ...]
+    statuses: dict[str, int]
+    seconds: float
+
+
+def open_roots(job: Job) -> Roots:
+    """Return the stores of a job; nothing is created yet."""
+    return Roots(open_store(job.output_root), open_store(job.rejected_root), open_store(job.state_root))
+
+
+def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None = None) -> Planned:
+    """Plan a partition and freeze the plan, or return what is frozen or published already.
+
+    Raises:
+        InputError: the table cannot be used.
+        BudgetStop: the plan may cost more than the budget; nothing is frozen.
+        KeyStop: the endpoint needs a key and there is none.
+
+    """
+    read_api_key(job.endpoint)
+    return _plan(job, partition, limit_queries, frozen=True)
+
+
+def preview_partition(job: Job, partition: str = ALL, *, limit_queries: int | None = None) -> Planned:
+    """Price a partition without freezing anything: what ``rerank-jobs plan`` prints."""
+    return _plan(job, partition, limit_queries, frozen=False)
+
+
+def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) -> Planned:
+    check_partition_key(partition)
+    table = open_input(job, partition)
+    state = open_store(job.state_root)
+    scorer = _scorer(job)
+    shards = count_shards(table.rows, job.shards.rows_per_shard)
+    identity = identify(job, table, partition, scorer, shards, limit_queries)
+    current = read_current(state, partition)
+    if current is not None and current.plan_id == identity:
+        return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
+    if state.exists(plan_name(partition, identity)):
+        plan = read_plan(state, partition, identity)
+        return Planned(partition, identity, plan.promise, plan, None)
+    salt = _prepare_state(state)
+    _compact_unfinished(state, partition)
+    cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
+    library = lookup_sql(state, read_library(state, scorer), cutoff)
+    with scratch_folder(state.location) as folder:
+        draft = build_plan(
+            job, table, salt=salt, library=library, folder=folder, limit_queries=limit_queries
+        )
+        if not frozen:
+            return Planned(partition, identity, draft.promise, None, None)
+        check_budget(job, draft.promise)
+        plan = freeze(state, job, table, partition, scorer, identity, draft)
+    return Planned(partition, identity, plan.promise, plan, None)
+
+
+def score_partition_shard(
+    job: Job,
+    plan: Plan,
+    number: int,
+    *,
+    owner: dict[str, Any] | None = None,
+    observe: Callable[[Progress], None] | None = None,
+    retry_failed: bool = False,
+) -> ShardResult:
+    """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``."""
+    return score_shard(
+        job,
+        plan,
+        number,
+        store=open_store(job.state_root),
+        owner=owner or make_process_owner(),
+        transport=functools.partial(_open_transport, job),
+        observe=observe,
+        retry_failed=retry_failed,
+    )
+
+
+def publish_partition(job: Job, planned: Planned) -> Generation:
+    """Publish a plan whose shards are all done; the current plan's generation is returned as it is.
+
+    Afterwards its scores are in the library and its work files, which hold text, are gone.
+
+    Raises:
+        StateError: a shard is not done, or parts do not add up.
+        GateFailed: a gate forbids it.
+
+    """
+    roots = open_roots(job)
+    if planned.current is not None:
+        _retire(roots.state, planned.partition, planned.plan_id, planned.current.document["scorer_id"])
+        tidy(roots, planned.partition)
+        return planned.current
+    plan = _frozen(planned)
+    done = _read_all_done(roots.state, plan)
+    rejected = None
+    if plan.rejected is not None:
+        rows = sum(plan.promise.reasons.values())
+        rejected = Part(plan.rejected.name, plan.rejected.sha256, plan.rejected.size, rows)
+    order = PublishOrder(
+        partition=plan.partition,
+        folder=job.partition_folder(plan.partition),
+        plan_id=plan.plan_id,
+        shards=done,
+        rejected=rejected,
+        rows=plan.promise.rows_out,
+        documents=plan.promise.candidates_out,
+        facts={
+            "job": job.name,
+            "layout": job.input.layout,
+            "scorer_id": plan.scorer_id,
+            "endpoint": {"url": job.endpoint.url, "model": job.endpoint.model},
+            "inputs": [list(item) for item in plan.inputs],
+            "promise": plan.promise.to_json(),
+            "spent": dataclasses.asdict(_spent(roots.state, plan)),
+        },
+    )
+    generation = publish_plan(job, roots, order)
+    _retire(roots.state, plan.partition, plan.plan_id, plan.scorer_id)
+    return generation
+
+
+def run_partition(
+    job: Job,
+    partition: str = ALL,
+    *,
+    limit_queries: int | None = None,
+    retry_failed: bool = False,
+    on_plan: Callable[[Planned], None] | None = None,
+    observe: Callable[[int, Progress], None] | None = None,
+) -> RunResult:
+    """Plan, score and publish a partition in this process; resumable at every point.
+
+    With ``limit_queries`` a sample is scored and paid but not published: its scores wait in the
+    library. ``on_plan`` is told the plan before anything is sent, ``observe`` (shard, progress).
+    """
+    started = time.monotonic()
+    planned = plan_partition(job, partition, limit_queries=limit_queries)
+    if on_plan is not None:
+        on_plan(planned)
+    totals = ScoreTotals()
+    if planned.plan is not None:
+        for number in range(len(planned.plan.shards)):
+            watch = functools.partial(observe, number) if observe is not None else None
+            result = score_partition_shard(
+                job, planned.plan, number, observe=watch, retry_failed=retry_failed
+            )
+            totals = totals.plus(result.totals)
+    if limit_queries is None:
+        generation = publish_partition(job, planned)
+        spent = Spent(**generation.document["spent"])
+        return _result(planned, totals, spent, generation, (), started)
+    state = open_store(job.state_root)
+    plan = _frozen(planned)
+    spent = _spent(state, plan)
+    compact(state, plan.scorer_id, f"{partition}/run/{plan.plan_id}", plan.plan_id)
+    done = _read_all_done(state, plan)
+    return _result(planned, totals, spent, None, tuple(done), started)
+
+
+def _result(
+    planned: Planned,
+    totals: ScoreTotals,
+    spent: Spent,
+    generation: Generation | None,
+    sample: tuple[ShardPart, ...],
+    started: float,
+) -> RunResult:
+    if generation is not None:
+        statuses = dict(generation.document["statuses"])
+    else:
+        statuses = {}
+        for shard in sample:
+            for status, count in shard.statuses.items():
+                statuses[status] = statuses.get(status, 0) + count
+    return RunResult(
+        partition=planned.partition,
+        plan_id=planned.plan_id,
+        promise=planned.promise,
+        totals=totals,
+        spent=spent,
+        generation=generation,
+        sample=tuple(shard.part for shard in sample if shard.part),
+        statuses=statuses,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _frozen(planned: Planned) -> Plan:
+    if planned.plan is None:
+        raise StateError(f"plan {planned.plan_id[:8]} is not frozen")
+    return planned.plan
+
+
+def _scorer(job: Job) -> str:
+    version = ""
+    if job.endpoint.embedded:
+        from rerank_jobs.endpoint.scorer import SCORER_VERSION
+
+        version = SCORER_VERSION
+    return scorer_id(job.endpoint, version)
+
+
+def _open_transport(job: Job) -> httpx.AsyncBaseTransport | None:
+    """Return the way to the endpoint inside this process, ``None`` for the network."""
+    if not job.endpoint.embedded:
+        return None
+    return httpx.ASGITransport(_embedded_app())
+
+
+@functools.cache
+def _embedded_app() -> Any:
+    """The endpoint in this process, loaded once: it bills nothing and limits nothing."""
+    from rerank_jobs.endpoint.app import create_app
+
+    return create_app(price_per_search_usd=0.0)
+
+
+def _prepare_state(state: Store) -> bytes:
+    """Create or check the state root; return its salt.
+
+    Raises:
+        StateError: the root was made by a version with another format.
+
+    """
+    if state.put_if_absent("FORMAT", seal_json({"format": STATE_FORMAT})) is Put.OTHER:
+        found = read_json(state, "FORMAT").get("format")
+        if found != STATE_FORMAT:
+            raise StateError(f"{state.location}: state format {found}, this version writes {STATE_FORMAT}")
+    if not state.exists("salt"):
+        state.put_if_absent("salt", os.urandom(32))
+    salt = state.read("salt")
+    if len(salt) != 32:  # noqa: PLR2004
+        raise StateError(f"{state.location}/salt: damaged: restore it, keys depend on it")
+    return salt
+
+
+def _compact_unfinished(state: Store, partition: str) -> None:
+    """Bring sealed scores of this partition's other plans into the library: paid is paid."""
+    plans = state.entries(f"{partition}/plan")
+    for identity in sorted({entry.name.rpartition("/")[2].removesuffix(".json") for entry in plans}):
+        plan = read_plan(state, partition, identity)
+        compact(state, plan.scorer_id, f"{partition}/run/{identity}", identity)
+
+
+def _read_all_done(state: Store, plan: Plan) -> list[ShardPart]:
+    done = []
+    for shard in plan.shards:
+        part = read_done(state, run_folder(plan.partition, plan.plan_id, shard.number))
+        if part is None:
+            raise StateError(f"shard {shard.number} of plan {plan.plan_id[:8]} is not done: score it first")
+        done.append(part)
+    return done
+
+
+def _spent(state: Store, plan: Plan) -> Spent:
+    """Add up what the plan's segments say, shard by shard: never all pairs in memory at once."""
+    total = Spent()
+    for shard in plan.shards:
+        folder = run_folder(plan.partition, plan.plan_id, shard.number)
+        total = total.plus(load_segments(state, folder, plan.plan_id).spent)
+    return total
+
+
+def _retire(state: Store, partition: str, identity: str, scorer: str) -> None:
+    """After publishing: scores into the library, then everything that holds text goes.
+
+    Segments, claims and run records stay; the manifest keeps what the plan said.
+    """
+    run = f"{partition}/run/{identity}"
+    entries = state.entries(run)
+    holding = [e.name for e in entries if e.name.rpartition("/")[2].startswith(("work.", "part-", "rejected-", "done."))]
+    if not holding and not state.exists(plan_name(partition, identity)):
+        return
+    compact(state, scorer, run, identity)
+    state.delete(plan_name(partition, identity))
+    for name in holding:
+        state.delete(name)

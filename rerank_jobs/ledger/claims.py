@@ -1,0 +1,147 @@
+"""Claims: at most one live owner sends for a shard.
+
+A claim is an object ``claim/<epoch>.json`` that exactly one process can create. Its owner writes a
+beat beside it. The same owner takes over at once, another one only when the owner is surely dead,
+has released the claim, or has been silent for 120 s; until then it is *busy*.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from rerank_jobs.errors import Busy, Fenced, StateError
+from rerank_jobs.ledger.owners import describe_owner, is_gone, same_owner
+from rerank_jobs.storage import Put, Store, read_json, seal_json
+
+__all__ = ["SILENCE_SECONDS", "Claim", "acquire"]
+
+SILENCE_SECONDS = 120.0
+BEAT_SECONDS = 10.0
+
+
+@dataclass
+class Claim:
+    """A held claim; as a context it beats in a thread and is released at the end."""
+
+    store: Store
+    folder: str
+    epoch: int
+    owner: dict[str, Any]
+    on_fenced: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.time
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Make sure that nobody took over.
+
+        Raises:
+            Fenced: somebody did.
+
+        """
+        newest = _epochs(self.store, self.folder)[-1]
+        if newest > self.epoch:
+            owner = _read_claim(self.store, self.folder, newest).get("owner", {})
+            raise Fenced(
+                f"{self.folder}: taken over by {describe_owner(owner)} (epoch {newest}):"
+                " what this run paid is sealed and counts; nothing to do"
+            )
+
+    def beat(self) -> None:
+        """Tell others that this owner is alive."""
+        self.store.put(_beat_name(self.folder, self.epoch), orjson.dumps({"at": self.clock()}))
+
+    def __enter__(self) -> Self:
+        """Beat, and go on beating in a thread."""
+        self.beat()
+        self._thread = threading.Thread(target=self._go_on, name="claim-beat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop beating and release the claim, so that the next owner need not wait."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=BEAT_SECONDS)
+        self.store.put(_beat_name(self.folder, self.epoch), orjson.dumps({"released": True}))
+
+    def _go_on(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                self.check()
+                self.beat()
+            except Fenced:
+                self.on_fenced()
+                return
+            except OSError:
+                continue  # a beat may be lost: 12 in a row must be before anyone takes over
+
+
+def acquire(
+    store: Store,
+    folder: str,
+    owner: dict[str, Any],
+    *,
+    clock: Callable[[], float] = time.time,
+) -> Claim:
+    """Claim a shard for ``owner`` or raise at once.
+
+    Raises:
+        Busy: another owner is alive, or won the race for this epoch.
+
+    """
+    epochs = _epochs(store, folder)
+    latest = epochs[-1] if epochs else 0
+    if latest:
+        holder = _read_claim(store, folder, latest)
+        silence = _silence(store, folder, latest, holder, clock())
+        held_by = holder.get("owner", {})
+        if not (same_owner(held_by, owner) or is_gone(held_by) or silence >= SILENCE_SECONDS):
+            raise Busy(
+                f"{folder}: {describe_owner(held_by)} is at work on it (last sign {silence:.0f} s ago):"
+                f" wait for it, or try again after {SILENCE_SECONDS:.0f} s of silence"
+            )
+    document = {"epoch": latest + 1, "owner": owner, "claimed_at": clock()}
+    if store.put_if_absent(_claim_name(folder, latest + 1), seal_json(document)) is Put.OTHER:
+        raise Busy(f"{folder}: another owner claimed it at the same moment: try again")
+    return Claim(store, folder, latest + 1, owner, clock=clock)
+
+
+def _claim_name(folder: str, epoch: int) -> str:
+    return f"{folder}/claim/{epoch:08d}.json"
+
+
+def _beat_name(folder: str, epoch: int) -> str:
+    return f"{folder}/claim/{epoch:08d}.beat"
+
+
+def _epochs(store: Store, folder: str) -> list[int]:
+    names = [entry.name.rpartition("/")[2] for entry in store.entries(f"{folder}/claim")]
+    return sorted(int(name[:8]) for name in names if name.endswith(".json"))
+
+
+def _read_claim(store: Store, folder: str, epoch: int) -> dict[str, Any]:
+    try:
+        return read_json(store, _claim_name(folder, epoch))
+    except (StateError, FileNotFoundError):
+        return {}
+
+
+def _silence(store: Store, folder: str, epoch: int, holder: dict[str, Any], now: float) -> float:
+    """Seconds since the last sign of life; infinite once released."""
+    try:
+        beat = orjson.loads(store.read(_beat_name(folder, epoch)))
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        beat = {"at": holder.get("claimed_at", 0.0)}
+    if beat.get("released"):
+        return float("inf")
+    return max(0.0, now - float(beat.get("at", 0.0)))

@@ -1,0 +1,71 @@
+"""Owners: who holds a shard, and how another process can tell that its owner is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_owner", "is_gone", "make_airflow_owner", "make_process_owner", "same_owner"]
+
+
+def make_process_owner() -> dict[str, Any]:
+    """Return the owner that this process is: host, boot, pid and start time name it for ever."""
+    pid = os.getpid()
+    return {
+        "kind": "process",
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pid": pid,
+        "started": _start_time(pid),
+    }
+
+
+def make_airflow_owner(dag_id: str, run_id: str, task_id: str, map_index: int) -> dict[str, Any]:
+    """Return the owner that all tries of one task instance are: the newest try is the live one."""
+    return {
+        "kind": "airflow",
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "task_id": task_id,
+        "map_index": map_index,
+    }
+
+
+def same_owner(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Say whether two owners are the same, so that the later may take over at once."""
+    return one == other
+
+
+def is_gone(owner: dict[str, Any]) -> bool:
+    """Say whether an owner is surely dead: its process ended on this very host and boot."""
+    if owner.get("kind") != "process":
+        return False
+    if (owner.get("host"), owner.get("boot")) != (socket.gethostname(), _boot_id()):
+        return False
+    return _start_time(int(owner["pid"])) != owner.get("started")
+
+
+def describe_owner(owner: dict[str, Any]) -> str:
+    """Return the owner in a few words for a message."""
+    if owner.get("kind") == "process":
+        return f"process {owner.get('pid')} on {owner.get('host')}"
+    names = (owner.get("dag_id"), owner.get("run_id"), owner.get("task_id"), owner.get("map_index"))
+    return "Airflow task " + " ".join(str(name) for name in names)
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def _start_time(pid: int) -> str | None:
+    """Ticks since boot at which the process started; ``None`` if there is none (or no /proc)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]

@@ -1,0 +1,117 @@
+"""The nouns that stages hand to each other: frozen values without behaviour of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Failed", "Outcome", "Passage", "Request", "ScoreTotals", "Scored", "Usage"]
+
+Key = bytes
+"""First 16 bytes of SHA-256(salt + UTF-8 text): names a text without holding it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text as it is sent: a whole document or one window of it.
+
+    ``chunks`` is its planned weight in billing chunks (100 make one search unit), ``tokens`` its
+    estimated size with the query.
+    """
+
+    key: Key
+    text: str
+    chunks: int
+    tokens: int
+
+    def __repr__(self) -> str:
+        """Name the passage without its text."""
+        return f"Passage({self.key.hex()[:8]}, chunks={self.chunks})"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One query with the passages of one call; ``number`` is unique within its shard's plan."""
+
+    number: int
+    query_key: Key
+    query: str
+    passages: tuple[Passage, ...]
+    search_units: int
+
+    def __repr__(self) -> str:
+        """Name the request without any text."""
+        return f"Request({self.number}, {self.query_key.hex()[:8]}, {len(self.passages)} passages)"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a reply says that it cost; ``None`` where it says nothing."""
+
+    search_units: int | None = None
+    total_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A paid reply: ``scores[i]`` belongs to ``request.passages[i]``.
+
+    ``cost_usd`` is the reply's own figure, else the estimate (then ``cost_estimated``).
+    ``received_at`` is in seconds since the epoch (UTC), ``latency_seconds`` of the last attempt.
+    """
+
+    request: Request
+    scores: tuple[float, ...]
+    usage: Usage
+    cost_usd: float
+    cost_estimated: bool
+    response_id: str | None
+    model: str
+    provider: str | None
+    attempts: int
+    latency_seconds: float
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The endpoint refused these passages for good; ``code`` says why (``http_400`` and so on)."""
+
+    request: Request
+    code: str
+    attempts: int
+    received_at: float
+
+
+Outcome = Scored | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTotals:
+    """What one process sent, got and paid.
+
+    ``requests`` counts sends (with retries), ``replies`` paid replies, ``throttled`` 429s;
+    ``unknown_usd`` is the planned cost of sends whose fate is unknown (timeouts, resets).
+    """
+
+    requests: int = 0
+    replies: int = 0
+    passages_scored: int = 0
+    passages_failed: int = 0
+    search_units: int = 0
+    planned_units: int = 0
+    cost_usd: float = 0.0
+    unknown_usd: float = 0.0
+    throttled: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+    def plus(self, other: ScoreTotals) -> ScoreTotals:
+        """Add two totals field by field (seconds too: work, not wall time)."""
+        return ScoreTotals(
+            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
+        )
+
+
+ScoreKind = Literal["probability", "logit"]

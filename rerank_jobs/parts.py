@@ -1,0 +1,140 @@
+"""Parts: a scored shard merged, written under state, read back and declared done.
+
+``done.json`` holds no clock, attempt or cost: for one plan it has the same bytes whatever happened
+on the way. What the way cost stands in ``run-<epoch>.json`` and in the segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from rerank_jobs.config import Job
+from rerank_jobs.errors import StateError
+from rerank_jobs.ledger.loading import load_segments
+from rerank_jobs.plan.build import connect
+from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, run_folder
+from rerank_jobs.publish.generations import Part
+from rerank_jobs.publish.merge import Merged, count_statuses, merge_shard, output_schema
+from rerank_jobs.publish.publisher import ShardPart
+from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json, sha256_of_file
+from rerank_jobs.tables.sink import write_parquet
+
+__all__ = ["finish_shard", "iterate_work", "open_work", "read_done"]
+
+
+def open_work(store: Store, file: WorkFile) -> Path:
+    """Return a work file as a local path, checked for size.
+
+    Raises:
+        StateError: it is gone or was cut short.
+
+    """
+    try:
+        path = store.fetch(file.name)
+    except FileNotFoundError:
+        raise StateError(f"{store.location}/{file.name}: a planned work file is gone: remove its plan") from None
+    if path.stat().st_size != file.size:
+        raise StateError(f"{store.location}/{file.name}: damaged work file (size differs)")
+    return path
+
+
+def iterate_work(store: Store, file: WorkFile) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a work file without holding the file in memory."""
+    path = open_work(store, file)
+    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def read_done(store: Store, folder: str) -> ShardPart | None:
+    """Return a shard's valid ``done.json`` whose part is there, else ``None``."""
+    try:
+        document = read_json(store, f"{folder}/done.json")
+    except (FileNotFoundError, StateError):
+        return None
+    part = Part(**document["part"]) if document["part"] else None
+    if part is not None and not store.exists(part.name):
+        return None
+    return ShardPart(int(document["shard"]), part, dict(document["statuses"]))
+
+
+def finish_shard(
+    job: Job, plan: Plan, shard: ShardPlan, *, store: Store, check: Callable[[], None]
+) -> ShardPart:
+    """Merge a fully scored shard, write and read back its part, and create ``done.json``.
+
+    ``check`` raises if the shard was lost to another owner; it runs before anything is created.
+
+    Raises:
+        StateError: a planned pair has no score, or what was written does not read back.
+
+    """
+    folder = run_folder(plan.partition, plan.plan_id, shard.number)
+    with scratch_folder(store.location) as scratch:
+        path = scratch / "part.parquet"
+        rows, merged = _write_part(job, plan, shard, store, scratch, path)
+        check()
+        part = _put_part(store, folder, path, rows) if rows else None
+    document: dict[str, Any] = {
+        "shard": shard.number,
+        "plan_id": plan.plan_id,
+        "part": asdict(part) if part else None,
+        "statuses": asdict(merged),
+    }
+    if store.put_if_absent(f"{folder}/done.json", seal_json(document)) is Put.OTHER:
+        raise StateError(f"{store.location}/{folder}/done.json: another process finished it differently")
+    return ShardPart(shard.number, part, asdict(merged))
+
+
+def _write_part(
+    job: Job, plan: Plan, shard: ShardPlan, store: Store, scratch: Path, path: Path
+) -> tuple[int, Merged]:
+    folder = run_folder(plan.partition, plan.plan_id, shard.number)
+    schema = output_schema(plan.input_schema, job)
+    work: dict[str, object] = {
+        "rows": ds.dataset(open_work(store, shard.files["rows"]), format="ipc"),
+        "candidates": ds.dataset(open_work(store, shard.files["candidates"]), format="ipc"),
+        "passages": _read_passages(store, shard),
+        "ledger": load_segments(store, folder, plan.plan_id).pairs,
+    }
+    with contextlib.closing(connect(scratch, job.memory)) as con:
+        rows = write_parquet(
+            path, schema, merge_shard(con, job, schema, work), row_group=plan.row_group
+        )
+        return rows, count_statuses(con)
+
+
+def _read_passages(store: Store, shard: ShardPlan) -> pa.Table:
+    """Passages without their texts, beside their schedule."""
+    names = ["query_key", "doc_key", "window", "windows", "truncated", "passage_key", "error"]
+    batches = [batch.select(names) for batch in iterate_work(store, shard.files["passages"])]
+    schedule = list(iterate_work(store, shard.files["schedule"]))
+    if not batches:
+        empty = ds.dataset(open_work(store, shard.files["passages"]), format="ipc").schema
+        passages = pa.schema([empty.field(name) for name in names]).empty_table()
+    else:
+        passages = pa.Table.from_batches(batches)
+    for name, kind in (("score", pa.float64()), ("model", pa.string()), ("provider", pa.string())):
+        column = pa.chunked_array([batch.column(name) for batch in schedule], kind)
+        passages = passages.append_column(name, column)
+    return passages
+
+
+def _put_part(store: Store, folder: str, path: Path, rows: int) -> Part:
+    digest = sha256_of_file(path)
+    name = f"{folder}/part-{digest[:8]}.parquet"
+    store.put_file_if_absent(name, path)
+    written = store.fetch(name)
+    with pq.ParquetFile(written, page_checksum_verification=True) as file:
+        read = sum(batch.num_rows for batch in file.iter_batches(columns=[]))
+    if sha256_of_file(written) != digest or read != rows:
+        raise StateError(f"{store.location}/{name}: the part does not read back as written")
+    return Part(name, digest, written.stat().st_size, rows)

@@ -1,0 +1,175 @@
+"""Building a plan: one pass from an input table to work files and a promise, in a scratch folder."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from rerank_jobs.config import Job
+from rerank_jobs.contracts import arrow_schema
+from rerank_jobs.errors import InputError, RerankJobsError
+from rerank_jobs.plan.cluster import Counts, cluster
+from rerank_jobs.plan.passages import PASSAGES, write_passages
+from rerank_jobs.plan.promise import Promise, make_promise
+from rerank_jobs.plan.schedule import SCHEDULE, ShardPrice, write_schedule
+from rerank_jobs.plan.work import (
+    CANDIDATES,
+    ShardWriters,
+    rows_schema,
+    write_candidates,
+    write_rejected,
+    write_rows,
+)
+from rerank_jobs.tables.sources import InputTable
+
+__all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards"]
+
+MAX_SHARDS = 256
+
+# What a damaged or hostile file raises; anything else is a mistake of ours and must not be hidden.
+_DATA_ERRORS = (
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.ConversionException,
+    duckdb.OutOfMemoryException,
+    duckdb.OutOfRangeException,
+    duckdb.SerializationException,
+)
+
+KINDS = ("rows", "candidates", "passages", "schedule")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan that nothing depends on yet: its promise, prices and work files in ``folder``."""
+
+    folder: Path
+    promise: Promise
+    prices: tuple[ShardPrice, ...]
+    rejected_rows: int
+
+    def work_file(self, kind: str, shard: int) -> Path:
+        """Return a work file of a shard."""
+        return self.folder / f"{shard:05d}.{kind}.arrow"
+
+    @property
+    def rejected_file(self) -> Path:
+        """Return the rejected table (exists only if ``rejected_rows``)."""
+        return self.folder / "rejected.parquet"
+
+
+def count_shards(rows: int, rows_per_shard: int) -> int:
+    """Return how many shards a table of ``rows`` is cut into: from rows alone, 1 to 256."""
+    return min(MAX_SHARDS, max(1, -(-rows // rows_per_shard)))
+
+
+def connect(folder: Path, memory: int) -> duckdb.DuckDBPyConnection:
+    """Open a scratch database in ``folder`` that spills there beyond its share of ``memory``."""
+    con = duckdb.connect(folder / "scratch.duckdb")
+    con.execute(f"SET memory_limit = '{max(128, memory * 45 // 100 // 1_000_000)}MB'")
+    con.execute(f"SET temp_directory = '{str(folder / 'spill').replace(chr(39), chr(39) * 2)}'")
+    con.execute("SET preserve_insertion_order = false")
+    con.execute("SET TimeZone = 'UTC'")
+    return con
+
+
+def build_plan(
+    job: Job,
+    table: InputTable,
+    *,
+    salt: bytes,
+    library: str | None,
+    folder: Path,
+    limit_queries: int | None = None,
+) -> Draft:
+    """Build work files and the promise of a table; nothing outside ``folder`` is written.
+
+    ``library`` is a DuckDB query of earlier scores (see ``write_schedule``).
+
+    Raises:
+        InputError: the table cannot be read, or holds bad rows under ``on_bad_rows: fail``.
+
+    """
+    with contextlib.closing(connect(folder, job.memory)) as con, _explain(table):
+        shards = count_shards(table.rows, job.shards.rows_per_shard)
+        counts = cluster(con, table, job, salt, shards)
+        _check_rows(con, table, job, counts)
+        if limit_queries is not None:
+            counts = _keep_sample(con, counts, limit_queries)
+        writers = {
+            kind: ShardWriters(folder, kind, schema, shards)
+            for kind, schema in zip(
+                KINDS, (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE), strict=True
+            )
+        }
+        with writers["rows"] as out:
+            write_rows(con, table, job, out)
+        with writers["candidates"] as out:
+            write_candidates(con, out)
+        with writers["passages"] as out:
+            pairs = write_passages(con, table, job, salt, out)
+        with writers["schedule"] as out:
+            prices = write_schedule(con, library, job.reuse.mode, out)
+        rejected = write_rejected(
+            con, table, job, arrow_schema("rejected"), folder / "rejected.parquet"
+        )
+    return Draft(folder, make_promise(job, counts, pairs, prices), tuple(prices), rejected)
+
+
+@contextlib.contextmanager
+def _explain(table: InputTable) -> Iterator[None]:
+    """Turn the database's errors into ours, without their text, which may quote the data."""
+    try:
+        yield
+    except RerankJobsError:
+        raise
+    except _DATA_ERRORS as error:
+        text = str(error)
+        named = [file.name for file in table.files if file.path in text]
+        where = f"{table.location}/{named[0]}" if named else table.location
+        if re.search(r"(?i)utf-?8", text):
+            what = "a text column holds bytes that are not UTF-8: write it again from clean text"
+        elif isinstance(error, duckdb.OutOfMemoryException):
+            what = "planning needs more memory than the job allows: raise memory: in the job file"
+        else:
+            what = (
+                f"cannot be read ({type(error).__name__}): the file may be damaged, write it again"
+            )
+        raise InputError(f"{where}: {what}") from None
+    except pa.ArrowException as error:
+        raise InputError(f"{table.location}: cannot be read ({type(error).__name__})") from None
+
+
+def _check_rows(
+    con: duckdb.DuckDBPyConnection, table: InputTable, job: Job, counts: Counts
+) -> None:
+    if job.input.on_bad_rows == "reject" or not counts.reasons:
+        return
+    first = con.execute("SELECT row, reason FROM rejected ORDER BY row, ref LIMIT 1").fetchone()
+    if first is None:
+        return
+    name, row = table.locate(int(first[0]))
+    total = sum(counts.reasons.values())
+    raise InputError(
+        f"{table.location}: {total:,} bad rows, first {first[1]} in {name} row {row}:"
+        " mend them, or set input.on_bad_rows: reject to put them aside"
+    )
+
+
+def _keep_sample(con: duckdb.DuckDBPyConnection, counts: Counts, queries: int) -> Counts:
+    """Cut the table to ``queries`` distinct queries, chosen by key: a fair draw, the same each time."""
+    con.execute(f"""CREATE TABLE sample AS SELECT DISTINCT query_key FROM ranked
+        ORDER BY sha256(query_key) LIMIT {queries}""")
+    for name in ("ranked", "row_keys"):
+        con.execute(f"DELETE FROM {name} WHERE query_key NOT IN (SELECT query_key FROM sample)")
+    con.execute("DELETE FROM rejected")
+    row = con.execute("""SELECT (SELECT count(*) FROM row_keys), count(*), count(DISTINCT grp),
+        count(DISTINCT query_key) FROM ranked""").fetchone()
+    rows, kept, groups, chosen = (int(value) for value in row or (0, 0, 0, 0))
+    return Counts(rows, rows, 0, kept, kept, 0, 0, groups, chosen, {})

@@ -1,0 +1,168 @@
+"""Publishing a plan: gates, parts copied into place, one commit, then what is superseded goes.
+
+A reader that follows manifests sees the old generation or the new one, never a mixture. Publishing
+the plan that is current already changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from rerank_jobs import __version__
+from rerank_jobs.config import Job
+from rerank_jobs.contracts import contract_versions
+from rerank_jobs.errors import GateFailed, StateError
+from rerank_jobs.publish.generations import (
+    Generation,
+    Part,
+    Superseded,
+    commit,
+    read_current,
+    read_generations,
+)
+from rerank_jobs.storage import Put, Store
+
+__all__ = ["PublishOrder", "Roots", "ShardPart", "check_gates", "publish_plan", "tidy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The three places of a job: published data, rejected rows, and everything else."""
+
+    output: Store
+    rejected: Store
+    state: Store
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPart:
+    """A finished shard: its part under state (``None`` without rows) and its documents by status."""
+
+    shard: int
+    part: Part | None
+    statuses: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOrder:
+    """All that a generation is made of; ``facts`` go into the manifest as they are."""
+
+    partition: str
+    folder: str
+    plan_id: str
+    shards: Sequence[ShardPart]
+    rejected: Part | None
+    rows: int
+    documents: int
+    facts: dict[str, Any]
+
+
+def check_gates(job: Job, order: PublishOrder) -> None:
+    """Check what must hold before anything becomes visible.
+
+    Raises:
+        GateFailed: too many documents failed.
+        StateError: the parts do not add up to the plan.
+
+    """
+    rows = sum(shard.part.rows for shard in order.shards if shard.part)
+    counts = _add_statuses(order.shards)
+    documents = sum(counts.values())
+    if (rows, documents) != (order.rows, order.documents):
+        raise StateError(
+            f"plan {order.plan_id[:8]}: parts hold {rows:,} rows and {documents:,} documents, the plan"
+            f" {order.rows:,} and {order.documents:,}: nothing was published; run again"
+        )
+    failed = counts.get("failed", 0)
+    fraction = failed / documents if documents else 0.0
+    again = "run again with --retry-failed to send them once more"
+    if failed and job.failures.on_failed == "fail":
+        raise GateFailed(f"{failed:,} of {documents:,} documents failed (failures.on_failed: fail): {again}")
+    if fraction > job.failures.max_failed_fraction:
+        raise GateFailed(
+            f"{failed:,} of {documents:,} documents failed ({fraction:.2%}, over"
+            f" failures.max_failed_fraction {job.failures.max_failed_fraction:.2%}): nothing was"
+            f" published; {again}, or allow more"
+        )
+
+
+def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
+    """Publish the order as the next generation, or return the current one if it is this plan's.
+
+    Raises:
+        GateFailed, StateError: see ``check_gates``.
+        CommitUnknown: see ``commit``; nothing was deleted.
+
+    """
+    while True:
+        current = read_current(roots.state, order.partition)
+        if current is not None and current.plan_id == order.plan_id:
+            tidy(roots, order.partition)
+            return current
+        check_gates(job, order)
+        parts = [_copy(roots.state, roots.output, order.folder, s.part, s.shard) for s in order.shards]
+        rejected = [_copy(roots.state, roots.rejected, order.folder, order.rejected, 0)]
+        document = _describe(order, [p for p in parts if p], [p for p in rejected if p])
+        try:
+            generation = commit(
+                roots.state, order.partition, current.number if current else 0, document
+            )
+        except Superseded:
+            continue
+        tidy(roots, order.partition)
+        return generation
+
+
+def tidy(roots: Roots, partition: str) -> list[str]:
+    """Remove published files that only superseded manifests name; return their names."""
+    generations = read_generations(roots.state, partition)
+    removed = []
+    for store, kind in ((roots.output, "parts"), (roots.rejected, "rejected")):
+        kept = {part.name for part in getattr(generations[-1], kind)} if generations else set()
+        named = {part.name for old in generations[:-1] for part in getattr(old, kind)}
+        for name in sorted(named - kept):
+            if store.exists(name):
+                store.delete(name)
+                removed.append(name)
+    return removed
+
+
+def _copy(source: Store, target: Store, folder: str, part: Part | None, shard: int) -> Part | None:
+    if part is None:
+        return None
+    file = f"part-{shard:05d}-{part.sha256[:8]}.parquet"
+    name = f"{folder}/{file}" if folder else file
+    if target.put_file_if_absent(name, source.fetch(part.name)) is Put.OTHER:
+        raise StateError(
+            f"{target.location}/{name}: a different file has this part's name: remove it, run again"
+        )
+    return Part(name, part.sha256, part.size, part.rows)
+
+
+def _describe(order: PublishOrder, parts: list[Part], rejected: list[Part]) -> dict[str, Any]:
+    return {
+        "contract": "manifest",
+        "version": contract_versions()["manifest"],
+        "written_by": f"rerank-jobs {__version__}",
+        "write_id": uuid4().hex,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "partition": order.partition,
+        "plan_id": order.plan_id,
+        "contracts": contract_versions(),
+        "parts": [asdict(part) for part in parts],
+        "rejected": [asdict(part) for part in rejected],
+        "statuses": _add_statuses(order.shards),
+        **order.facts,
+    }
+
+
+def _add_statuses(shards: Sequence[ShardPart]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for shard in shards:
+        for status, count in shard.statuses.items():
+            counts[status] = counts.get(status, 0) + count
+    return counts

@@ -1,0 +1,166 @@
+"""Verification: what stands in the output against what its manifest says.
+
+It trusts nothing that publishing computed: bytes are hashed again, rows counted again, ranks and
+their order checked from the published columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rerank_jobs.config import Job
+from rerank_jobs.contracts import arrow_schema
+from rerank_jobs.publish.generations import Generation, Part
+from rerank_jobs.publish.publisher import Roots
+from rerank_jobs.storage import Store, sha256_of_file
+from rerank_jobs.tables.sources import quote, quote_text
+
+__all__ = ["Verification", "verify_generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was read again, and every way in which it differs from the manifest."""
+
+    generation: int
+    files: int
+    rows: int
+    documents: int
+    rejected: int
+    problems: tuple[str, ...]
+
+
+def verify_generation(job: Job, roots: Roots, generation: Generation) -> Verification:
+    """Read a published generation again and compare it with its manifest."""
+    problems = [
+        *_check_files(roots.output, generation.parts),
+        *_check_files(roots.rejected, generation.rejected),
+        *_check_strangers(job, roots.output, generation),
+    ]
+    paths = [] if problems else [roots.output.fetch(part.name) for part in generation.parts]
+    rows = sum(part.rows for part in generation.parts)
+    rejected = sum(part.rows for part in generation.rejected)
+    documents = 0
+    if paths:
+        problems += _check_schema(job, paths)
+    if paths and not problems:
+        with duckdb.connect() as con:
+            documents = _open_documents(con, job, paths)
+            problems += _check_ranks(con)
+            problems += _check_statuses(con, generation)
+    promise = generation.document["promise"]
+    problems += _check_conservation(promise, rows, documents if paths else None)
+    return Verification(
+        generation.number,
+        len(generation.parts) + len(generation.rejected),
+        rows,
+        documents,
+        rejected,
+        tuple(problems),
+    )
+
+
+def _check_files(store: Store, parts: tuple[Part, ...]) -> Iterator[str]:
+    for part in parts:
+        where = f"{store.location}/{part.name}"
+        if not store.exists(part.name):
+            yield f"{where}: missing"
+            continue
+        path = store.fetch(part.name)
+        if path.stat().st_size != part.size or sha256_of_file(path) != part.sha256:
+            yield f"{where}: its bytes differ from the manifest's SHA-256"
+        elif pq.read_metadata(path).num_rows != part.rows:
+            yield f"{where}: holds other than {part.rows:,} rows"
+
+
+def _check_strangers(job: Job, output: Store, generation: Generation) -> Iterator[str]:
+    """Parquet files in the partition's folder that the manifest does not name: a glob reads them."""
+    folder = job.partition_folder(str(generation.document["partition"]))
+    named = {part.name for part in generation.parts}
+    for entry in output.entries(folder):
+        direct = entry.name.rpartition("/")[0] == folder
+        if direct and entry.name.endswith(".parquet") and entry.name not in named:
+            yield f"{output.location}/{entry.name}: not a part of generation {generation.number}"
+
+
+def _check_schema(job: Job, paths: list[Path]) -> Iterator[str]:
+    wanted = list(arrow_schema("scored"))
+    for path in paths:
+        schema = pq.read_schema(path)
+        fields: list[pa.Field] = list(schema)
+        if job.input.columns.candidates is not None:
+            struct = schema.field(job.input.columns.candidates).type.value_type
+            fields = [struct.field(i) for i in range(struct.num_fields)]
+        have = {field.name: field.type for field in fields}
+        for field in wanted:
+            if have.get(field.name) != field.type:
+                yield f"{path}: column {field.name} is {have.get(field.name)}, not {field.type}"
+
+
+def _open_documents(con: duckdb.DuckDBPyConnection, job: Job, paths: list[Path]) -> int:
+    """Create the view ``documents(grp, position, …our columns)`` and return its row count."""
+    files = ", ".join(quote_text(str(path)) for path in paths)
+    source = f"read_parquet([{files}], hive_partitioning=false)"
+    ours = [quote(name) for name in arrow_schema("scored").names]
+    columns = job.input.columns
+    if columns.candidates is None:
+        select = f"""SELECT {quote(columns.query_id or "")} AS grp, NULL::BIGINT AS position,
+            {", ".join(ours)} FROM {source}"""
+    else:
+        lists = quote(columns.candidates)
+        select = f"""SELECT grp, i AS position, {", ".join(f"c.{name}" for name in ours)} FROM (
+            SELECT (file_index, file_row_number) AS grp, generate_subscripts({lists}, 1) AS i,
+            unnest({lists}) AS c FROM {source})"""
+    con.execute(f"CREATE TEMP TABLE documents AS {select}")
+    found = con.execute("SELECT count(*) FROM documents").fetchone()
+    return int(found[0]) if found else 0
+
+
+def _check_ranks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    checks = {
+        "ranks are not 1..n": """SELECT count(*) FROM (SELECT grp FROM documents GROUP BY grp
+            HAVING min(rerank_rank) <> 1 OR max(rerank_rank) <> count(*)
+                OR count(DISTINCT rerank_rank) <> count(*))""",
+        "list positions differ from ranks": """SELECT count(DISTINCT grp) FROM documents
+            WHERE position <> rerank_rank""",
+        "scores do not fall with rank": """SELECT count(DISTINCT grp) FROM (SELECT grp, rerank_score > lag(
+            rerank_score) OVER (PARTITION BY grp ORDER BY rerank_rank) AS rises FROM documents
+            WHERE grp NOT IN (SELECT grp FROM documents WHERE rerank_status = 'failed')) WHERE rises""",
+        "equal scores are not in first-stage order": """SELECT count(DISTINCT grp) FROM (SELECT grp,
+            rerank_score = lag(rerank_score) OVER w AND
+            rerank_first_stage_rank < lag(rerank_first_stage_rank) OVER w AS wrong FROM documents
+            WINDOW w AS (PARTITION BY grp ORDER BY rerank_rank)) WHERE wrong""",
+        "rerank_delta is not first-stage rank minus rank": """SELECT count(DISTINCT grp) FROM documents
+            WHERE rerank_delta <> rerank_first_stage_rank - rerank_rank""",
+        "a scored document has no finite score, or a failed one has one": """SELECT count(DISTINCT grp)
+            FROM documents WHERE (rerank_status IN ('scored', 'reused')) <> (rerank_score IS NOT NULL
+            AND isfinite(rerank_score))""",
+    }
+    for name, query in checks.items():
+        found = con.execute(query).fetchone()
+        if found and found[0]:
+            yield f"{name} in {found[0]:,} groups"
+
+
+def _check_statuses(con: duckdb.DuckDBPyConnection, generation: Generation) -> Iterator[str]:
+    rows = con.execute("SELECT rerank_status, count(*) FROM documents GROUP BY 1").fetchall()
+    found = {str(status): int(count) for status, count in rows}
+    said = {name: count for name, count in generation.document["statuses"].items() if count}
+    if found != said:
+        yield f"documents by status are {found}, the manifest says {said}"
+
+
+def _check_conservation(promise: dict[str, int], rows: int, documents: int | None) -> Iterator[str]:
+    if rows != promise["rows_out"]:
+        yield f"{rows:,} rows published, {promise['rows_out']:,} planned"
+    if documents is not None and documents != promise["candidates_out"]:
+        yield f"{documents:,} documents published, {promise['candidates_out']:,} planned"
+    parts = ("candidates_out", "candidates_rejected", "candidates_cut")
+    if promise["candidates_in"] != sum(promise[name] for name in parts):
+        yield "candidates in are not candidates out + rejected + cut"

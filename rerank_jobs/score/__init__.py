@@ -1,0 +1,21 @@
+"""Send requests to a rerank endpoint at its limit, and hand over every outcome."""
+
+from __future__ import annotations
+
+from rerank_jobs.score.client import RerankClient, open_client
+from rerank_jobs.score.dialects import DIALECTS
+from rerank_jobs.score.exchange import Dialect
+from rerank_jobs.score.executor import ScoreResult, score_requests
+from rerank_jobs.score.meter import Progress
+from rerank_jobs.score.settings import ScoreSettings
+
+__all__ = [
+    "DIALECTS",
+    "Dialect",
+    "Progress",
+    "RerankClient",
+    "ScoreResult",
+    "ScoreSettings",
+    "open_client",
+    "score_requests",
+]

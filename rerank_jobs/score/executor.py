@@ -1,0 +1,315 @@
+"""Score requests against an endpoint: one dispatcher, bounded sends, every outcome handed over.
+
+The dispatcher decides what leaves next and when; each send is a task of its own, at most
+``max_concurrency`` of them. What an answer means is decided in ``policy`` and drawn in ``judge``;
+``overload`` says how much may be in flight, ``pacing`` when the next send leaves, ``allowance`` for
+how much money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from rerank_jobs.errors import BudgetStop, Interrupted, RerankJobsError
+from rerank_jobs.model import Outcome, Request, ScoreTotals
+from rerank_jobs.score.allowance import Allowance
+from rerank_jobs.score.client import RerankClient
+from rerank_jobs.score.exchange import Answer, Dialect, Lost
+from rerank_jobs.score.judge import Judge
+from rerank_jobs.score.lanes import Attempt, Lanes
+from rerank_jobs.score.meter import Meter, Progress
+from rerank_jobs.score.overload import Overload
+from rerank_jobs.score.pacing import Pacer
+from rerank_jobs.score.settings import ScoreSettings
+
+__all__ = ["ScoreResult", "score_requests"]
+
+DEFERRED_PER_SLOT = 16
+"""Deferred requests, which hold texts, that are kept for each concurrent send."""
+
+OBSERVE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """What the run did; ``stop`` says why it ended early, ``None`` that nothing is left."""
+
+    totals: ScoreTotals
+    stop: RerankJobsError | None
+
+
+async def score_requests(
+    requests: Iterable[Request],
+    *,
+    settings: ScoreSettings,
+    client: RerankClient,
+    dialect: Dialect,
+    accept: Callable[[Outcome], Awaitable[None]],
+    observe: Callable[[Progress], None] | None = None,
+    stop: asyncio.Event | None = None,
+    rng: random.Random | None = None,
+    wall_clock: Callable[[], float] = time.time,
+) -> ScoreResult:
+    """Send every request until it has an outcome, and hand each outcome to ``accept`` once.
+
+    A request is never given up for a cause that may pass. ``accept`` is awaited before the send's
+    slot is free again, which is how a slow ledger slows the sending. The run ends early, with
+    ``ScoreResult.stop`` set, on a refused key, spent credit, quota or allowance, when nothing
+    succeeded for ``patience_seconds``, and when ``stop`` is set: then nothing more is sent, and
+    what is in flight is waited for and accepted. Requests without an outcome stay unscored.
+
+    ``requests`` is read lazily in a worker thread. ``observe`` gets at most ten snapshots a second.
+    Time is the running loop's; ``wall_clock`` (seconds since the epoch) only dates replies.
+
+    Raises:
+        Exception: what ``accept``, ``observe`` or ``requests`` raised, after the sends in flight
+            were waited for and, as far as possible, accepted.
+
+    """
+    run = _Run(
+        requests,
+        settings=settings,
+        client=client,
+        dialect=dialect,
+        accept=accept,
+        observe=observe,
+        rng=rng or random.Random(),  # noqa: S311 - jitter
+        wall_clock=wall_clock,
+    )
+    return await run.complete(stop)
+
+
+class _Run:
+    """The state that one dispatcher and its sends share."""
+
+    def __init__(
+        self,
+        requests: Iterable[Request],
+        *,
+        settings: ScoreSettings,
+        client: RerankClient,
+        dialect: Dialect,
+        accept: Callable[[Outcome], Awaitable[None]],
+        observe: Callable[[Progress], None] | None,
+        rng: random.Random,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._dialect = dialect
+        self._observe = observe
+        self._time = asyncio.get_running_loop().time
+        self._changed = asyncio.Event()
+        self._lanes = Lanes(
+            requests,
+            max_deferred=DEFERRED_PER_SLOT * settings.max_concurrency,
+            changed=self._changed,
+        )
+        self._pacer = Pacer(settings.limit, settings.window_seconds)
+        self._overload = Overload(settings.max_concurrency, rng)
+        self._allowance = Allowance(settings.allowance_usd)
+        self._meter = Meter(settings.window_seconds, self._time())
+        self._judge = Judge(
+            settings=settings,
+            dialect=dialect,
+            accept=accept,
+            lanes=self._lanes,
+            pacer=self._pacer,
+            overload=self._overload,
+            allowance=self._allowance,
+            meter=self._meter,
+            rng=rng,
+            wall_clock=wall_clock,
+        )
+        self._sends: set[asyncio.Task[None]] = set()
+        self._on_wire: set[asyncio.Task[None]] = set()
+        self._stop: RerankJobsError | None = None
+        self._crash: Exception | None = None
+        self._later_crashes = 0
+        self._grace_ends = float("inf")
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._observed_at = float("-inf")
+
+    async def complete(self, stop: asyncio.Event | None) -> ScoreResult:
+        watcher = asyncio.create_task(self._watch(stop)) if stop is not None else None
+        self._dispatcher = asyncio.create_task(self._dispatch())
+        try:
+            await asyncio.wait({self._dispatcher})
+            if not self._dispatcher.cancelled() and (error := self._dispatcher.exception()):
+                raise error
+            await self._drain()
+        finally:
+            await self._clean_up(watcher)
+        if self._crash is not None:
+            if self._later_crashes:
+                self._crash.add_note(f"{self._later_crashes} more sends ended in an error")
+            raise self._crash
+        self._report(last=True)
+        return ScoreResult(self._meter.totals(self._time()), self._stop)
+
+    # The dispatcher.
+
+    async def _dispatch(self) -> None:
+        try:
+            while (attempt := await self._next_attempt()) is not None:
+                if not await self._reserve(attempt):
+                    self._halt(self._budget_stop())
+                    return
+                await self._pacer.admit()
+                self._overload.note_send()
+                task = asyncio.create_task(self._send(attempt))
+                self._sends.add(task)
+        except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
+            self._fail(error)
+
+    async def _next_attempt(self) -> Attempt | None:
+        """Wait for something to send; ``None`` when every request has its outcome."""
+        while True:
+            now = self._time()
+            if not self._overload.has_room(now, len(self._sends)):
+                await self._wait(self._overload.probe_at)
+                continue
+            attempt = self._lanes.take(now, probing=self._overload.outage)
+            if attempt is not None:
+                return attempt
+            if self._lanes.empty and not self._sends:
+                return None
+            await self._wait(self._lanes.next_due())
+
+    async def _reserve(self, attempt: Attempt) -> bool:
+        """Wait for room in the allowance; false when nothing in flight can make any."""
+        while not self._allowance.admit(self._judge.planned_usd(attempt)):
+            if not self._sends:
+                return False
+            await self._wait(None)
+        return True
+
+    async def _wait(self, until: float | None) -> None:
+        """Wait until something changed, or until the instant."""
+        self._changed.clear()
+        if until is None:
+            await self._changed.wait()
+            return
+        try:
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()
+        except TimeoutError:
+            return  # the instant has come
+
+    # One send.
+
+    async def _send(self, attempt: Attempt) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            if self._stop is None and self._crash is None:
+                answer = await self._exchange(attempt, task)
+                if error := await self._judge.settle(attempt, answer, len(self._sends)):
+                    self._halt(error)
+                self._report()
+        except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
+            self._fail(error)
+        finally:
+            self._sends.discard(task)
+            self._changed.set()
+
+    async def _exchange(self, attempt: Attempt, task: asyncio.Task[None]) -> Answer | Lost:
+        request = attempt.request
+        texts = [passage.text for passage in request.passages]
+        body = self._dialect.encode(self._settings.target.model, request.query, texts)
+        self._meter.sends += 1
+        self._meter.retries += attempt.sends > 0
+        attempt.sends += 1
+        attempt.sent_at = self._time()
+        self._on_wire.add(task)
+        try:
+            return await self._client.send(body)
+        except BaseException:
+            self._judge.lose(attempt)
+            raise
+        finally:
+            self._on_wire.discard(task)
+            self._pacer.give_back()
+
+    # Ending.
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._halt(Interrupted("interrupted: every paid score is kept; run again to go on"))
+        self._end_grace_in(self._settings.grace_seconds)
+
+    def _halt(self, error: RerankJobsError) -> None:
+        """Send nothing more; the first reason counts."""
+        if self._stop is None:
+            self._stop = error
+            self._end_dispatch()
+
+    def _fail(self, error: Exception) -> None:
+        if self._crash is None:
+            self._crash = error
+            self._end_dispatch()
+        else:
+            self._later_crashes += 1
+
+    def _end_dispatch(self) -> None:
+        self._end_grace_in(self._settings.timeout_seconds)
+        if self._dispatcher is not None and self._dispatcher is not asyncio.current_task():
+            self._dispatcher.cancel()
+
+    def _end_grace_in(self, seconds: float) -> None:
+        self._grace_ends = min(self._grace_ends, self._time() + seconds)
+        self._changed.set()
+
+    async def _drain(self) -> None:
+        """Wait for what is in flight; what was answered is accepted even after the grace."""
+        while self._on_wire:
+            if self._time() >= self._grace_ends:
+                for task in self._on_wire:
+                    task.cancel()
+                break
+            await self._wait(self._grace_ends)
+        if self._sends:
+            await asyncio.wait(set(self._sends))
+
+    async def _clean_up(self, watcher: asyncio.Task[None] | None) -> None:
+        tasks = {task for task in (watcher, self._dispatcher, *self._sends) if task is not None}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await self._lanes.aclose()
+
+    def _budget_stop(self) -> BudgetStop:
+        spent = self._allowance
+        return BudgetStop(
+            f"the allowance of ${spent.limit_usd or 0.0:.4f} is spent"
+            f" (${spent.reported_usd:.4f} reported, ${spent.estimated_usd:.4f} estimated,"
+            f" ${spent.unknown_usd:.4f} of unknown fate): raise budget.max_usd and run again"
+        )
+
+    def _report(self, *, last: bool = False) -> None:
+        now = self._time()
+        if self._observe is None or (not last and now - self._observed_at < OBSERVE_SECONDS):
+            return
+        self._observed_at = now
+        meter, limit = self._meter, self._settings.limit
+        self._observe(
+            Progress(
+                sends=meter.sends,
+                replies=meter.replies,
+                passages_scored=meter.passages_scored,
+                passages_failed=meter.passages_failed,
+                search_units=meter.search_units,
+                cost_usd=meter.cost_usd,
+                unknown_usd=meter.unknown_usd,
+                in_flight=len(self._sends),
+                deferred=self._lanes.deferred,
+                per_minute=meter.rate_per_minute(now),
+                limit_per_minute=limit and limit * 60 / self._settings.window_seconds,
+                throttled=meter.throttled,
+                pause_seconds=max(0.0, self._pacer.paused_until - now),
+            )
+        )

@@ -1,0 +1,141 @@
+"""Which request goes next: fresh ones, read ahead in bounded chunks, and those that must wait.
+
+A request whose send failed waits in the deferred lane. While fresh requests remain it comes back
+at no more than a tenth of the success rate, so that retries never crowd out work that may
+succeed; when none remain, or the lane is full, the lane is the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+
+from rerank_jobs.model import Request
+
+__all__ = ["Attempt", "Lanes"]
+
+READ_AHEAD = 16
+"""Requests pulled at once; at most twice as many are held unsent."""
+
+SUCCESSES_PER_RETRY = 10
+MOST_SAVED_RETRIES = 10
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request on its way: how often it was sent, and when last (loop time)."""
+
+    request: Request
+    sends: int = 0
+    sent_at: float = 0.0
+
+
+class Lanes:
+    """Hands out every request exactly once, and again whenever it was deferred.
+
+    ``requests`` is iterated in a worker thread, one call at a time, and only as far as needed.
+    ``changed`` is set when a chunk has arrived.
+    """
+
+    def __init__(
+        self, requests: Iterable[Request], *, max_deferred: int, changed: asyncio.Event
+    ) -> None:
+        """Start reading ahead."""
+        self._source: Iterator[Request] = iter(requests)
+        self._max_deferred = max_deferred
+        self._changed = changed
+        self._fresh: deque[Request] = deque()
+        self._exhausted = False
+        self._pull: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+        self._deferred: list[tuple[float, int, Attempt]] = []
+        self._order = count()
+        self._saved_successes = 0
+        self._read_ahead()
+
+    @property
+    def deferred(self) -> int:
+        """How many requests wait to be sent again."""
+        return len(self._deferred)
+
+    @property
+    def fresh_remain(self) -> bool:
+        """Whether requests that were never sent are left."""
+        return bool(self._fresh) or not self._exhausted
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left to hand out."""
+        return not self._deferred and not self.fresh_remain
+
+    def take(self, now: float, *, probing: bool = False) -> Attempt | None:
+        """Return what to send now, ``None`` if nothing is ready; raises what the source raised.
+
+        A probe takes the oldest deferred request, due or not: an outage must not fill the lane.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._deferred and (probing or self._deferred_is_ready(now)):
+            return heapq.heappop(self._deferred)[2]
+        if self._fresh and not self._full:
+            request = self._fresh.popleft()
+            self._read_ahead()
+            return Attempt(request)
+        return None
+
+    def next_due(self) -> float | None:
+        """Return when time alone makes ``take`` succeed; ``None``: something must happen first."""
+        if not self._deferred or (self.fresh_remain and not self._full):
+            return None
+        return self._deferred[0][0]
+
+    def defer(self, attempt: Attempt, due: float) -> None:
+        """Keep ``attempt`` until ``due`` (loop time) at least."""
+        heapq.heappush(self._deferred, (due, next(self._order), attempt))
+
+    def note_success(self) -> None:
+        """Note that a request succeeded: a tenth of a retry is earned."""
+        most = SUCCESSES_PER_RETRY * MOST_SAVED_RETRIES
+        self._saved_successes = min(self._saved_successes + 1, most)
+
+    async def aclose(self) -> None:
+        """Wait until the source is no longer being read."""
+        if self._pull is not None:
+            await asyncio.wait({self._pull})
+
+    @property
+    def _full(self) -> bool:
+        return len(self._deferred) >= self._max_deferred
+
+    def _deferred_is_ready(self, now: float) -> bool:
+        if self._deferred[0][0] > now:
+            return False
+        if not self.fresh_remain or self._full:
+            return True
+        if self._saved_successes < SUCCESSES_PER_RETRY:
+            return False
+        self._saved_successes -= SUCCESSES_PER_RETRY
+        return True
+
+    def _read_ahead(self) -> None:
+        if self._pull is None and not self._exhausted and len(self._fresh) < READ_AHEAD:
+            self._pull = asyncio.create_task(self._read_chunk())
+
+    async def _read_chunk(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            chunk = await loop.run_in_executor(None, self._pull_chunk)
+        except Exception as error:  # noqa: BLE001 - take() raises it where the caller can see it
+            self._error = error
+            chunk = []
+        self._fresh.extend(chunk)
+        self._exhausted = len(chunk) < READ_AHEAD
+        self._pull = None
+        self._changed.set()
+
+    def _pull_chunk(self) -> list[Request]:
+        return list(islice(self._source, READ_AHEAD))

@@ -1,0 +1,43 @@
+"""What the scoring of one shard must know of the job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rerank_jobs.config import Endpoint
+from rerank_jobs.score.policy import Target
+
+__all__ = ["ScoreSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSettings:
+    """Pace, patience, price and allowance of one run; times in seconds, money in dollars.
+
+    ``limit``: sends per ``window_seconds``, ``None`` for unpaced. ``patience_seconds``: how long
+    nothing may succeed before the run stops. ``grace_seconds``: what sends in flight get after
+    an interruption; after any other stop they get ``timeout_seconds``.
+    """
+
+    target: Target
+    limit: int | None = None
+    window_seconds: float = 60.0
+    max_concurrency: int = 32
+    timeout_seconds: float = 90.0
+    patience_seconds: float = 600.0
+    grace_seconds: float = 10.0
+    price_usd: float = 0.0
+    allowance_usd: float | None = None
+
+    @classmethod
+    def from_endpoint(cls, endpoint: Endpoint, allowance_usd: float | None) -> ScoreSettings:
+        """Return the settings for a job's endpoint and a shard's allowance."""
+        return cls(
+            target=Target(endpoint.url, endpoint.model, endpoint.api_key_env),
+            limit=endpoint.pace,
+            max_concurrency=endpoint.max_concurrency,
+            timeout_seconds=endpoint.timeout_seconds,
+            patience_seconds=endpoint.patience_seconds,
+            price_usd=endpoint.price_usd,
+            allowance_usd=allowance_usd,
+        )

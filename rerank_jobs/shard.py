@@ -1,0 +1,192 @@
+"""One shard from claim to ``done.json``: what an Airflow task or a command-line run does for it.
+
+Paid replies are sealed before anything else happens to them; a shard that is done is returned
+without spending anything; whoever lost the shard to another owner writes nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+import pyarrow as pa
+
+from rerank_jobs.config import Job, read_api_key
+from rerank_jobs.ledger.claims import Claim, acquire
+from rerank_jobs.ledger.loading import Loaded, load_segments
+from rerank_jobs.ledger.segments import SegmentWriter
+from rerank_jobs.model import Passage, Request, ScoreTotals
+from rerank_jobs.parts import finish_shard, iterate_work, read_done
+from rerank_jobs.plan.frozen import Plan, ShardPlan, run_folder
+from rerank_jobs.plan.packing import search_units
+from rerank_jobs.publish.publisher import ShardPart
+from rerank_jobs.score import DIALECTS, Progress, ScoreResult, ScoreSettings, open_client, score_requests
+from rerank_jobs.storage import Store, seal_json
+
+__all__ = ["ShardResult", "read_requests", "score_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """A finished shard and what this process spent on it."""
+
+    part: ShardPart
+    totals: ScoreTotals
+
+
+def score_shard(
+    job: Job,
+    plan: Plan,
+    number: int,
+    *,
+    store: Store,
+    owner: dict[str, Any],
+    transport: Callable[[], httpx.AsyncBaseTransport | None],
+    observe: Callable[[Progress], None] | None = None,
+    retry_failed: bool = False,
+) -> ShardResult:
+    """Score what the ledger does not have, merge, and leave a valid ``done.json``.
+
+    ``transport`` opens the way to the endpoint, ``None`` for the network.
+
+    Raises:
+        Busy, Fenced: another owner has the shard.
+        Stopped, Interrupted: resumable; everything paid is sealed.
+
+    """
+    shard = plan.shards[number]
+    folder = run_folder(plan.partition, plan.plan_id, number)
+    done = read_done(store, folder)
+    if done is not None and not (retry_failed and done.statuses.get("failed")):
+        return ShardResult(done, ScoreTotals())
+    claim = acquire(store, folder, owner)
+    with claim:
+        if done is not None:
+            store.delete(f"{folder}/done.json")
+        loaded = load_segments(store, folder, plan.plan_id)
+        totals = ScoreTotals()
+        if shard.requests:
+            requests = read_requests(store, shard, loaded, retry_failed=retry_failed)
+            result = _send(job, plan, shard, requests, store, claim, transport, observe, loaded)
+            totals = result.totals
+            _record(store, folder, claim.epoch, result, loaded)
+            if result.stop is not None:
+                claim.check()
+                raise result.stop
+        claim.check()
+        return ShardResult(finish_shard(job, plan, shard, store=store, check=claim.check), totals)
+
+
+def read_requests(
+    store: Store, shard: ShardPlan, loaded: Loaded, *, retry_failed: bool = False
+) -> Iterator[Request]:
+    """Yield the shard's planned requests in order, without the passages that are sealed already."""
+    if retry_failed:
+        scored = loaded.pairs.filter(pa.compute.is_valid(loaded.pairs.column("score")))
+        loaded = Loaded(scored, loaded.spent, loaded.segments, loaded.torn)
+    sealed = loaded.keys()
+    waiting: dict[int, list[Passage]] = {}
+    query_key, query = b"", ""
+    for row_query_key, row_query, key, text, tokens, chunks, number in _rows(store, shard):
+        if row_query_key != query_key:
+            yield from _make_requests(query_key, query, waiting)
+            query_key, query, waiting = row_query_key, row_query, {}
+        if number >= 0 and row_query_key + key not in sealed:
+            waiting.setdefault(number, []).append(Passage(key, text, chunks, tokens))
+    yield from _make_requests(query_key, query, waiting)
+
+
+def _rows(store: Store, shard: ShardPlan) -> Iterator[tuple[bytes, str, bytes, str, int, int, int]]:
+    numbers = iter(_request_numbers(store, shard))
+    names = ("query_key", "query", "passage_key", "text", "tokens", "chunks")
+    for batch in iterate_work(store, shard.files["passages"]):
+        columns = [batch.column(name).to_pylist() for name in names]
+        for values in zip(*columns, strict=True):
+            yield (*values, next(numbers))
+
+
+def _request_numbers(store: Store, shard: ShardPlan) -> Iterator[int]:
+    for batch in iterate_work(store, shard.files["schedule"]):
+        yield from batch.column("request").to_pylist()
+
+
+def _make_requests(
+    query_key: bytes, query: str, waiting: dict[int, list[Passage]]
+) -> Iterator[Request]:
+    for number in sorted(waiting):
+        passages = waiting[number]
+        units = search_units(sum(passage.chunks for passage in passages))
+        yield Request(number, query_key, query, tuple(passages), units)
+
+
+def _send(
+    job: Job,
+    plan: Plan,
+    shard: ShardPlan,
+    requests: Iterator[Request],
+    store: Store,
+    claim: Claim,
+    transport: Callable[[], httpx.AsyncBaseTransport | None],
+    observe: Callable[[Progress], None] | None,
+    loaded: Loaded,
+) -> ScoreResult:
+    key = read_api_key(job.endpoint)
+    left = shard.allowance_usd - loaded.spent.cost_usd if job.endpoint.price_usd else None
+    settings = ScoreSettings.from_endpoint(job.endpoint, left)
+
+    async def send() -> ScoreResult:
+        client = open_client(job.endpoint, key, transport=transport())
+        ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
+        with _stop_on_signal(claim) as stop:
+            try:
+                async with ledger:
+                    return await score_requests(
+                        requests,
+                        settings=settings,
+                        client=client,
+                        dialect=DIALECTS[job.endpoint.dialect],
+                        accept=ledger.accept,
+                        observe=observe,
+                        stop=stop,
+                    )
+            finally:
+                await client.aclose()
+
+    return asyncio.run(send())
+
+
+@contextlib.contextmanager
+def _stop_on_signal(claim: Claim) -> Iterator[asyncio.Event]:
+    """Yield an event that SIGINT, SIGTERM and the loss of the claim set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    claim.on_fenced = lambda: loop.call_soon_threadsafe(stop.set)
+    handled = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread
+            loop.add_signal_handler(number, stop.set)
+            handled.append(number)
+    try:
+        yield stop
+    finally:
+        claim.on_fenced = lambda: None
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: Loaded) -> None:
+    """Leave what this process did beside the segments: for people, not for resuming."""
+    document = {
+        "epoch": epoch,
+        "totals": asdict(result.totals),
+        "stop": type(result.stop).__name__ if result.stop else None,
+        "segments_before": len(loaded.segments),
+        "segments_ignored": list(loaded.torn),
+    }
+    store.put_if_absent(f"{folder}/run-{epoch:08d}.json", seal_json(document))
+

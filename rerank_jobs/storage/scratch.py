@@ -1,0 +1,40 @@
+"""Scratch folders: local space for planning and merging that never outlives its process for long.
+
+A scratch folder may hold text. It is locked while it is used, removed at the end, and what a killed
+process left behind (its lock is free) is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["scratch_folder"]
+
+PREFIX = "scratch-"
+
+
+@contextlib.contextmanager
+def scratch_folder(location: str) -> Iterator[Path]:
+    """Yield an empty folder in ``location`` if that is local, else in the system's temporary one."""
+    parent = Path(tempfile.gettempdir()) / "rerank-jobs" if "://" in location else Path(location)
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    try:
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)

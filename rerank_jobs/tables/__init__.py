@@ -1,0 +1,1 @@
+"""Parquet in and out: input tables, document rendering, the deterministic sink."""

@@ -1,0 +1,186 @@
+"""Input tables: which files, which schema, which rows, as facts and as one DuckDB scan.
+
+A row's number is its position in the files taken in the order of their relative paths; it never
+depends on threads or on how the scan is cut.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rerank_jobs.config import Job
+from rerank_jobs.contracts import PREFIX, check_input
+from rerank_jobs.errors import InputError
+from rerank_jobs.storage import sha256_of_file
+
+__all__ = ["ROW", "InputFile", "InputTable", "open_input", "quote", "quote_text"]
+
+ROW = "_rj_row"
+"""Internal column: the row's number over all files."""
+
+_HIVE = re.compile(r"([A-Za-z0-9_.-]+)=(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file: path relative to the input location, absolute path, bytes, rows, SHA-256."""
+
+    name: str
+    path: str
+    size: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputTable:
+    """An input table as found: files in order, their common schema, hive columns last.
+
+    ``row_bytes`` is the mean decoded size of a row by the files' own footers.
+    """
+
+    location: str
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+    hive: tuple[str, ...]
+    row_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """All rows of all files."""
+        return sum(file.rows for file in self.files)
+
+    def scan_sql(self) -> str:
+        """Return a DuckDB query of every column in order, and ``ROW``."""
+        offsets, total = [], 0
+        for file in self.files:
+            offsets.append(str(total))
+            total += file.rows
+        paths = ", ".join(quote_text(_escape_glob(file.path)) for file in self.files)
+        columns = ", ".join(quote(name) for name in self.schema.names)
+        hive = "true, hive_types_autocast=false" if self.hive else "false"
+        return (
+            f"SELECT {columns}, "
+            f"list_extract([{', '.join(offsets)}]::BIGINT[], file_index::BIGINT + 1)"
+            f" + file_row_number AS {ROW} "
+            f"FROM read_parquet([{paths}], hive_partitioning={hive}, union_by_name=true)"
+        )
+
+    def locate(self, row: int) -> tuple[str, int]:
+        """Return (file name, row in that file) of a row number."""
+        for file in self.files:
+            if row < file.rows:
+                return file.name, row
+            row -= file.rows
+        raise IndexError(row)
+
+
+def open_input(job: Job, partition: str) -> InputTable:
+    """Find, check and digest a partition's input without reading its rows.
+
+    Raises:
+        InputError: nothing is there, a file is not Parquet, files disagree on a column's type, the
+            table is empty, or it does not fit the contract of its layout.
+
+    """
+    location = job.input_location(partition)
+    root = Path(location)
+    files = _find_files(root, f"job {job.name}")
+    schemas, found, stored = [], [], 0
+    for path in files:
+        metadata, schema = _read_footer(path)
+        schemas.append((path, schema))
+        stored += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        found.append(
+            InputFile(name, str(path), path.stat().st_size, metadata.num_rows, sha256_of_file(path))
+        )
+    rows = sum(file.rows for file in found)
+    if rows == 0:
+        raise InputError(f"{location}: the table has no rows: check what wrote it, or skip this partition")
+    hive = _hive_columns([file.name for file in found], location)
+    schema = _unify(schemas, location)
+    check_input(_with_hive(schema, hive), job.input, location, replace=job.output.replace)
+    if job.output.replace:
+        schema = pa.schema([field for field in schema if not field.name.startswith(PREFIX)])
+    return InputTable(location, tuple(found), _with_hive(schema, hive), hive, max(1, stored // rows))
+
+
+def quote(name: str) -> str:
+    """Return ``name`` as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """Return ``text`` as a SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _find_files(root: Path, who: str) -> list[Path]:
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise InputError(f"{root}: no such file or folder (input.path of {who})")
+    hidden = (".", "_")
+    files = [
+        path
+        for path in root.rglob("*.parquet")
+        if path.is_file() and not any(p.startswith(hidden) for p in path.relative_to(root).parts)
+    ]
+    if not files:
+        raise InputError(f"{root}: the folder holds no *.parquet file (input.path of {who})")
+    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _read_footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.metadata, file.schema_arrow.remove_metadata()
+    except (pa.ArrowException, OSError, ValueError):
+        raise InputError(
+            f"{path}: not a readable Parquet file: remove it, or write it again"
+        ) from None
+
+
+def _unify(schemas: list[tuple[Path, pa.Schema]], location: str) -> pa.Schema:
+    first_path, first = schemas[0]
+    fields = {field.name: (field, first_path) for field in first}
+    for path, schema in schemas[1:]:
+        for field in schema:
+            known, known_path = fields.setdefault(field.name, (field, path))
+            if known.type != field.type:
+                raise InputError(
+                    f"{path}: column {field.name!r} is {field.type}, but {known.type} in"
+                    f" {known_path.name}: the files under {location} must agree"
+                )
+    lowered: dict[str, str] = {}
+    for name in fields:
+        other = lowered.setdefault(name.lower(), name)
+        if other != name:
+            raise InputError(f"{location}: columns {other!r} and {name!r} differ only in case: rename one")
+    return pa.schema([field.with_nullable(True) for field, _ in fields.values()])
+
+
+def _hive_columns(names: list[str], location: str) -> tuple[str, ...]:
+    keys = {
+        tuple(m[1] for part in name.split("/")[:-1] if (m := _HIVE.fullmatch(part))) for name in names
+    }
+    if len(keys) > 1:
+        raise InputError(f"{location}: its files lie in different hive partition levels: {sorted(keys)[:3]}")
+    return next(iter(keys))
+
+
+def _with_hive(schema: pa.Schema, hive: tuple[str, ...]) -> pa.Schema:
+    for name in hive:
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
+def _escape_glob(path: str) -> str:
+    return re.sub(r"([*?\[\]])", r"[\1]", path)

@@ -1,0 +1,1 @@
+"""Tests of the scoring engine, on simulated time and scripted answers."""
