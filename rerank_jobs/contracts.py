@@ -16,7 +16,14 @@ import yaml
 from rerank_jobs.config import Columns, Input
 from rerank_jobs.errors import InputError
 
-__all__ = ["Role", "arrow_schema", "check_input", "contract_versions", "load_roles", "schema_folder"]
+__all__ = [
+    "Role",
+    "arrow_schema",
+    "check_input",
+    "contract_versions",
+    "load_roles",
+    "schema_folder",
+]
 
 PREFIX = "rerank_"
 """Every column that this project adds begins with it."""
@@ -63,7 +70,9 @@ def contract_versions() -> dict[str, int]:
 @functools.cache
 def arrow_schema(name: str) -> pa.Schema:
     """Return the columns that the contract ``name`` (scored, rejected, ledger, library) fixes."""
-    return pa.schema([pa.field(item["name"], _arrow_type(item["type"])) for item in _load(name)["columns"]])
+    return pa.schema(
+        [pa.field(item["name"], _arrow_type(item["type"])) for item in _load(name)["columns"]]
+    )
 
 
 def _arrow_type(text: str) -> pa.DataType:
@@ -76,7 +85,8 @@ def load_roles(layout: str) -> tuple[Role, ...]:
     """Return the roles of an input layout."""
     name = "search_log" if layout == "search_log" else "candidates"
     return tuple(
-        Role(item["name"], tuple(item["kinds"]), bool(item["required"])) for item in _load(name)["roles"]
+        Role(item["name"], tuple(item["kinds"]), bool(item["required"]))
+        for item in _load(name)["roles"]
     )
 
 
@@ -90,12 +100,21 @@ def check_input(schema: pa.Schema, spec: Input, where: str, *, replace: bool) ->
     """
     _check_names(schema, where, replace=replace)
     struct = _struct_fields(schema, spec.columns, where) if spec.layout != "long" else None
-    inside = {"document_id", "document", "first_stage_score", "first_stage_rank", "position", "clicked"}
+    inside = {
+        "document_id",
+        "document",
+        "first_stage_score",
+        "first_stage_rank",
+        "position",
+        "clicked",
+    }
     for role in load_roles(spec.layout):
         fields = struct if struct is not None and role.name in inside else list(schema)
         named = getattr(spec.columns, role.name)
         for column in [named] if isinstance(named, str) else list(named or ()):
-            _check_column(column, role, fields, where, spec.columns.candidates if fields is struct else None)
+            _check_column(
+                column, role, fields, where, spec.columns.candidates if fields is struct else None
+            )
         if role.required and not named:
             raise InputError(f"{where}: input.columns.{role.name} must name a column")
 
@@ -144,7 +163,9 @@ def _check_column(
 def _is_kind(kind: pa.DataType, name: str) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    text = (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
     integer = pa.types.is_integer(kind)
     return {
         "string": text,

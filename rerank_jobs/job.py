@@ -38,6 +38,7 @@ from rerank_jobs.tables.sources import open_input
 __all__ = [
     "Planned",
     "RunResult",
+    "find_plan",
     "open_roots",
     "plan_partition",
     "preview_partition",
@@ -77,7 +78,9 @@ class RunResult:
 
 def open_roots(job: Job) -> Roots:
     """Return the stores of a job; nothing is created yet."""
-    return Roots(open_store(job.output_root), open_store(job.rejected_root), open_store(job.state_root))
+    return Roots(
+        open_store(job.output_root), open_store(job.rejected_root), open_store(job.state_root)
+    )
 
 
 def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None = None) -> Planned:
@@ -93,7 +96,9 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
     return _plan(job, partition, limit_queries, frozen=True)
 
 
-def preview_partition(job: Job, partition: str = ALL, *, limit_queries: int | None = None) -> Planned:
+def preview_partition(
+    job: Job, partition: str = ALL, *, limit_queries: int | None = None
+) -> Planned:
     """Price a partition without freezing anything: what ``rerank-jobs plan`` prints."""
     return _plan(job, partition, limit_queries, frozen=False)
 
@@ -124,6 +129,26 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         check_budget(job, draft.promise)
         plan = freeze(state, job, table, partition, scorer, identity, draft)
     return Planned(partition, identity, plan.promise, plan, None)
+
+
+def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
+    """Return a plan by its id, frozen or published: how a task finds what an earlier task planned.
+
+    Raises:
+        StateError: there is no such plan (any more): plan the partition again.
+
+    """
+    state = open_store(job.state_root)
+    current = read_current(state, partition)
+    if current is not None and current.plan_id == plan_id:
+        return Planned(partition, plan_id, Promise(**current.document["promise"]), None, current)
+    try:
+        plan = read_plan(state, partition, plan_id)
+    except FileNotFoundError:
+        raise StateError(
+            f"{state.location}: partition {partition} has no plan {plan_id[:8]}: plan it again"
+        ) from None
+    return Planned(partition, plan_id, plan.promise, plan, None)
 
 
 def score_partition_shard(
@@ -160,7 +185,9 @@ def publish_partition(job: Job, planned: Planned) -> Generation:
     """
     roots = open_roots(job)
     if planned.current is not None:
-        _retire(roots.state, planned.partition, planned.plan_id, planned.current.document["scorer_id"])
+        _retire(
+            roots.state, planned.partition, planned.plan_id, planned.current.document["scorer_id"]
+        )
         tidy(roots, planned.partition)
         return planned.current
     plan = _frozen(planned)
@@ -298,11 +325,13 @@ def _prepare_state(state: Store) -> bytes:
     if state.put_if_absent("FORMAT", seal_json({"format": STATE_FORMAT})) is Put.OTHER:
         found = read_json(state, "FORMAT").get("format")
         if found != STATE_FORMAT:
-            raise StateError(f"{state.location}: state format {found}, this version writes {STATE_FORMAT}")
+            raise StateError(
+                f"{state.location}: state format {found}, this version writes {STATE_FORMAT}"
+            )
     if not state.exists("salt"):
         state.put_if_absent("salt", os.urandom(32))
     salt = state.read("salt")
-    if len(salt) != 32:  # noqa: PLR2004
+    if len(salt) != 32:
         raise StateError(f"{state.location}/salt: damaged: restore it, keys depend on it")
     return salt
 
@@ -310,7 +339,9 @@ def _prepare_state(state: Store) -> bytes:
 def _compact_unfinished(state: Store, partition: str) -> None:
     """Bring sealed scores of this partition's other plans into the library: paid is paid."""
     plans = state.entries(f"{partition}/plan")
-    for identity in sorted({entry.name.rpartition("/")[2].removesuffix(".json") for entry in plans}):
+    for identity in sorted(
+        {entry.name.rpartition("/")[2].removesuffix(".json") for entry in plans}
+    ):
         plan = read_plan(state, partition, identity)
         compact(state, plan.scorer_id, f"{partition}/run/{identity}", identity)
 
@@ -320,7 +351,9 @@ def _read_all_done(state: Store, plan: Plan) -> list[ShardPart]:
     for shard in plan.shards:
         part = read_done(state, run_folder(plan.partition, plan.plan_id, shard.number))
         if part is None:
-            raise StateError(f"shard {shard.number} of plan {plan.plan_id[:8]} is not done: score it first")
+            raise StateError(
+                f"shard {shard.number} of plan {plan.plan_id[:8]} is not done: score it first"
+            )
         done.append(part)
     return done
 
@@ -341,7 +374,11 @@ def _retire(state: Store, partition: str, identity: str, scorer: str) -> None:
     """
     run = f"{partition}/run/{identity}"
     entries = state.entries(run)
-    holding = [e.name for e in entries if e.name.rpartition("/")[2].startswith(("work.", "part-", "rejected-", "done."))]
+    holding = [
+        e.name
+        for e in entries
+        if e.name.rpartition("/")[2].startswith(("work.", "part-", "rejected-", "done."))
+    ]
     if not holding and not state.exists(plan_name(partition, identity)):
         return
     compact(state, scorer, run, identity)

@@ -40,7 +40,9 @@ def open_work(store: Store, file: WorkFile) -> Path:
     try:
         path = store.fetch(file.name)
     except FileNotFoundError:
-        raise StateError(f"{store.location}/{file.name}: a planned work file is gone: remove its plan") from None
+        raise StateError(
+            f"{store.location}/{file.name}: a planned work file is gone: remove its plan"
+        ) from None
     if path.stat().st_size != file.size:
         raise StateError(f"{store.location}/{file.name}: damaged work file (size differs)")
     return path
@@ -90,7 +92,9 @@ def finish_shard(
         "statuses": asdict(merged),
     }
     if store.put_if_absent(f"{folder}/done.json", seal_json(document)) is Put.OTHER:
-        raise StateError(f"{store.location}/{folder}/done.json: another process finished it differently")
+        raise StateError(
+            f"{store.location}/{folder}/done.json: another process finished it differently"
+        )
     return ShardPart(shard.number, part, asdict(merged))
 
 
@@ -105,9 +109,13 @@ def _write_part(
         "passages": _read_passages(store, shard),
         "ledger": load_segments(store, folder, plan.plan_id).pairs,
     }
+    batch_rows = min(20_480, max(2048, plan.row_group // 2048 * 2048))
     with contextlib.closing(connect(scratch, job.memory)) as con:
         rows = write_parquet(
-            path, schema, merge_shard(con, job, schema, work), row_group=plan.row_group
+            path,
+            schema,
+            merge_shard(con, job, schema, work, batch_rows=batch_rows),
+            row_group=plan.row_group,
         )
         return rows, count_statuses(con)
 

@@ -25,7 +25,14 @@ from rerank_jobs.parts import finish_shard, iterate_work, read_done
 from rerank_jobs.plan.frozen import Plan, ShardPlan, run_folder
 from rerank_jobs.plan.packing import search_units
 from rerank_jobs.publish.publisher import ShardPart
-from rerank_jobs.score import DIALECTS, Progress, ScoreResult, ScoreSettings, open_client, score_requests
+from rerank_jobs.score import (
+    DIALECTS,
+    Progress,
+    ScoreResult,
+    ScoreSettings,
+    open_client,
+    score_requests,
+)
 from rerank_jobs.storage import Store, seal_json
 
 __all__ = ["ShardResult", "read_requests", "score_shard"]
@@ -168,7 +175,9 @@ def _stop_on_signal(claim: Claim) -> Iterator[asyncio.Event]:
     claim.on_fenced = lambda: loop.call_soon_threadsafe(stop.set)
     handled = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread
+        with contextlib.suppress(
+            ValueError, NotImplementedError, RuntimeError
+        ):  # not the main thread
             loop.add_signal_handler(number, stop.set)
             handled.append(number)
     try:
@@ -189,4 +198,3 @@ def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: 
         "segments_ignored": list(loaded.torn),
     }
     store.put_if_absent(f"{folder}/run-{epoch:08d}.json", seal_json(document))
-

@@ -21,9 +21,9 @@ PLAIN_SECONDS = 10.0
 
 def format_duration(seconds: float) -> str:
     """Return a duration in the largest sensible unit."""
-    if seconds < 90:  # noqa: PLR2004
+    if seconds < 90:
         return f"{seconds:.0f} s"
-    if seconds < 5400:  # noqa: PLR2004
+    if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
 
@@ -56,7 +56,10 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     over = promise.search_units - promise.bound_units
     return [
         ("Rows", f"{promise.rows_in:,} in, {promise.rows_out:,} out{put_aside}{cut}"),
-        ("Queries", f"{promise.queries:,} texts in {promise.groups:,} groups, {promise.pairs:,} pairs to rank"),
+        (
+            "Queries",
+            f"{promise.queries:,} texts in {promise.groups:,} groups, {promise.pairs:,} pairs to rank",
+        ),
         ("Passages", f"{promise.passages:,}, of which {promise.passages_reused:,} paid earlier"),
         (
             "To send",
@@ -130,12 +133,16 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
     console.print(f"Documents: {counts or 'none'}")
     if result.generation is None:
         state = open_roots(job).state.location
-        console.print("A sample: not published; its scores are kept for the full run. Look at it here:")
+        console.print(
+            "A sample: not published; its scores are kept for the full run. Look at it here:"
+        )
         for part in result.sample:
             console.print(f"  {state}/{part.name}", soft_wrap=True)
         return
     folder = job.partition_folder(result.partition)
-    console.print(f"Generation {result.generation.number}: {job.output_root}/{folder}", soft_wrap=True)
+    console.print(
+        f"Generation {result.generation.number}: {job.output_root}/{folder}", soft_wrap=True
+    )
     if result.generation.rejected:
         console.print(f"Put aside: {job.rejected_root}/{folder}", soft_wrap=True)
 

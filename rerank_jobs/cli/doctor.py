@@ -103,7 +103,9 @@ def _try_store(store: Store) -> str:
         first = store.put_if_absent(name, b"one")
         second = store.put_if_absent(name, b"two")
         if (first, second, store.read(name)) != (Put.CREATED, Put.OTHER, b"one"):
-            raise JobError(f"{store.location}: create-if-absent does not hold here: use another file system")
+            raise JobError(
+                f"{store.location}: create-if-absent does not hold here: use another file system"
+            )
     finally:
         store.delete(name)
     return f"{store.location} can be written; create-if-absent and fsync work"
@@ -134,7 +136,7 @@ def _look_at_endpoint(job: Job) -> Iterator[Finding]:
         yield Finding("endpoint", well=False, seen=seen)
     else:
         seen = f"{job.endpoint.url} answers ({reply.status_code}){_credit(reply)}"
-        yield Finding("endpoint", reply.status_code < 500, seen)  # noqa: PLR2004
+        yield Finding("endpoint", reply.status_code < 500, seen)
     if "date" in reply.headers:
         yield _compare_clocks(parsedate_to_datetime(reply.headers["date"]))
 
@@ -157,5 +159,7 @@ def _credit(reply: httpx.Response) -> str:
 def _compare_clocks(theirs: datetime) -> Finding:
     difference = abs(theirs.timestamp() - time.time())
     well = difference <= CLOCK_SECONDS
-    seen = f"{difference:.0f} s from the endpoint's" + ("" if well else ": set this machine's clock")
+    seen = f"{difference:.0f} s from the endpoint's" + (
+        "" if well else ": set this machine's clock"
+    )
     return Finding("clock", well, seen)

@@ -78,5 +78,7 @@ def init(arguments: argparse.Namespace) -> int:
             file.write(TEMPLATE.format(name=arguments.path.name))
     except FileExistsError:
         raise JobError(f"{arguments.path}: exists already: name another file") from None
-    print(f"Wrote {arguments.path}. Next: edit its paths and columns, then rerank-jobs doctor {arguments.path}")
+    print(
+        f"Wrote {arguments.path}. Next: edit its paths and columns, then rerank-jobs doctor {arguments.path}"
+    )
     return 0

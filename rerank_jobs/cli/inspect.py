@@ -16,8 +16,8 @@ from rerank_jobs.publish.generations import Generation, read_current
 from rerank_jobs.publish.publisher import Roots
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.report import evaluation as measuring
-from rerank_jobs.report.quality import render_evaluation, render_slices
 from rerank_jobs.report.qrels import read_qrels
+from rerank_jobs.report.quality import render_evaluation, render_slices
 from rerank_jobs.report.rankings import RankingColumns, read_lists, read_long
 
 __all__ = ["evaluate", "read_rankings", "verify"]
@@ -58,7 +58,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     roots, generation = _open_current(job, arguments.partition)
     rankings = read_rankings(job, roots, generation, arguments.by)
     qrels = read_qrels(arguments.qrels)
-    options = measuring.EvaluationOptions(judged_only=arguments.judged_only)
+    options = measuring.EvaluationOptions(
+        judged_only=arguments.judged_only, count_none_relevant=arguments.count_none_relevant
+    )
     whole = measuring.evaluate(rankings, qrels, options)
     slices = measuring.evaluate_slices(rankings, qrels, options) if arguments.by else {}
     if arguments.json:
@@ -85,7 +87,9 @@ def read_rankings(job: Job, roots: Roots, generation: Generation, by: str | None
     """
     columns = job.input.columns
     if columns.query_id is None:
-        raise InputError(f"job {job.name}: evaluate needs input.columns.query_id, which judgements name")
+        raise InputError(
+            f"job {job.name}: evaluate needs input.columns.query_id, which judgements name"
+        )
     names = RankingColumns(columns.query_id, columns.document_id, slice_by=by)
     paths = [roots.output.fetch(part.name) for part in generation.parts]
     if columns.candidates is None:
@@ -99,5 +103,7 @@ def _open_current(job: Job, partition: str | None) -> tuple[Roots, Generation]:
     generation = read_current(roots.state, key)
     if generation is None:
         shown = "" if key == ALL else f" for partition {key}"
-        raise StateError(f"job {job.name}: nothing is published{shown} yet: rerank-jobs run does it")
+        raise StateError(
+            f"job {job.name}: nothing is published{shown} yet: rerank-jobs run does it"
+        )
     return roots, generation

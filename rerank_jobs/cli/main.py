@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rerank-jobs: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("rerank-jobs: interrupted: what is paid is sealed; run again to go on", file=sys.stderr)
+        print(
+            "rerank-jobs: interrupted: what is paid is sealed; run again to go on", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         # The reader of our output has gone: nothing more can be said to it, not even at exit.
@@ -78,15 +80,27 @@ def _add(commands: Commands, name: str, where: str, text: str) -> argparse.Argum
 
 
 def _add_job_commands(commands: Commands) -> None:
-    run = _add(commands, "run", "run:run_job", "plan, score and publish a partition; resumes by itself")
-    plan = _add(commands, "plan", "run:plan_job", "print what a run would do and cost, and send nothing")
-    verify = _add(commands, "verify", "inspect:verify", "read what was published again and check it")
-    evaluate = _add(commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after")
-    doctor = _add(commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job")
+    run = _add(
+        commands, "run", "run:run_job", "plan, score and publish a partition; resumes by itself"
+    )
+    plan = _add(
+        commands, "plan", "run:plan_job", "print what a run would do and cost, and send nothing"
+    )
+    verify = _add(
+        commands, "verify", "inspect:verify", "read what was published again and check it"
+    )
+    evaluate = _add(
+        commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after"
+    )
+    doctor = _add(
+        commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
+    )
     for parser in (run, plan, verify, evaluate, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument("--partition", metavar="KEY", help="partition key, such as 2026-11-22")
-        parser.add_argument("--json", action="store_true", help="print one JSON object as the only output")
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the only output"
+        )
     for parser in (run, plan):
         parser.add_argument(
             "--limit-queries",
@@ -95,29 +109,59 @@ def _add_job_commands(commands: Commands) -> None:
             help="a paid sample of N queries: scored and kept for the full run, but not published",
         )
     run.add_argument(
-        "--retry-failed", action="store_true", help="send once more what the endpoint refused earlier"
+        "--retry-failed",
+        action="store_true",
+        help="send once more what the endpoint refused earlier",
     )
-    evaluate.add_argument("--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC")
+    evaluate.add_argument(
+        "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"
+    )
     evaluate.add_argument(
         "--judged-only", action="store_true", help="leave out candidates without a judgement"
     )
-    evaluate.add_argument("--by", metavar="COLUMN", help="one line per value of a column, such as lang")
+    evaluate.add_argument(
+        "--count-none-relevant",
+        action="store_true",
+        help="count queries without a relevant document as 0, as trec_eval, not leave them out",
+    )
+    evaluate.add_argument(
+        "--by", metavar="COLUMN", help="one line per value of a column, such as lang"
+    )
 
 
 def _add_other_commands(commands: Commands) -> None:
     serve = _add(commands, "serve", "serve:serve", "serve the embedded rerank endpoint on a port")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: loopback)"
+    )
     serve.add_argument("--port", type=int, default=8787, help="0 takes a free one (default: 8787)")
-    serve.add_argument("--scorer", choices=("lexical", "instant"), default="lexical",
-                       help="instant: meaningless scores at once, for load tests")
-    serve.add_argument("--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond")
-    serve.add_argument("--latency-ms", type=float, default=0.0, metavar="MS", help="delay of each reply")
-    serve.add_argument("--usd-per-search", type=float, default=0.001, metavar="USD",
-                       help="what a search unit is said to cost (default: 0.001, as the API)")
+    serve.add_argument(
+        "--scorer",
+        choices=("lexical", "instant"),
+        default="lexical",
+        help="instant: meaningless scores at once, for load tests",
+    )
+    serve.add_argument(
+        "--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond"
+    )
+    serve.add_argument(
+        "--latency-ms", type=float, default=0.0, metavar="MS", help="delay of each reply"
+    )
+    serve.add_argument(
+        "--usd-per-search",
+        type=float,
+        default=0.001,
+        metavar="USD",
+        help="what a search unit is said to cost (default: 0.001, as the API)",
+    )
     init = _add(commands, "init", "init:init", "write a commented job file")
     init.add_argument("path", type=Path, nargs="?", default=Path("rerank.yaml"))
-    demo = _add(commands, "demo", "demo:demo", "rerank a table made from Python's own documentation")
-    demo.add_argument("--folder", type=Path, default=Path("demo"), help="where to put it (default: demo)")
+    demo = _add(
+        commands, "demo", "demo:demo", "rerank a table made from Python's own documentation"
+    )
+    demo.add_argument(
+        "--folder", type=Path, default=Path("demo"), help="where to put it (default: demo)"
+    )
     demo.add_argument("--partition", metavar="KEY", default="2026-11-22")
 
 

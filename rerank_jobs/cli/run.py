@@ -47,7 +47,9 @@ def run_job(arguments: argparse.Namespace) -> int:
 def plan_job(arguments: argparse.Namespace) -> int:
     """Price a job's partition; the exit code says whether the budget would allow it."""
     job = load_job(arguments.job)
-    planned = preview_partition(job, arguments.partition or ALL, limit_queries=arguments.limit_queries)
+    planned = preview_partition(
+        job, arguments.partition or ALL, limit_queries=arguments.limit_queries
+    )
     if arguments.json:
         _print_json(describe_plan(job, planned))
     else:
@@ -123,7 +125,15 @@ def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
 
 def _common(plan_id: str, partition: str, promise: Any) -> dict[str, Any]:
     names = ("rows_in", "rows_out", "rows_rejected", "candidates_in", "candidates_out")
-    more = ("candidates_rejected", "candidates_cut", "groups", "queries", "pairs", "passages", "passages_reused")
+    more = (
+        "candidates_rejected",
+        "candidates_cut",
+        "groups",
+        "queries",
+        "pairs",
+        "passages",
+        "passages_reused",
+    )
     return {
         "plan_id": plan_id,
         "partition": partition,

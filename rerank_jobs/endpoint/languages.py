@@ -29,7 +29,7 @@ _LETTERS = {
     "es": frozenset("ñ"),
     "pl": frozenset("ąćęłńśźż"),
     "pt": frozenset("ãõ"),
-    "ro": frozenset("ășşţț"),
+    "ro": frozenset("ășţț"),
     "sv": frozenset("å"),
     "tr": frozenset("ığş"),
     "vi": frozenset("đơưạảấầậắặếềểệịọộớờợụủứừự"),

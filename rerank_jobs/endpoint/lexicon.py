@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import Stemmer  # type: ignore[import-not-found]
+import Stemmer
 from safetensors.numpy import load
 from tokenizers import Tokenizer
 

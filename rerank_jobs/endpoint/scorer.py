@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 
@@ -27,6 +27,7 @@ _BEST_PASSAGES = 3
 _BIAS = 3.0
 _SLOPE = 6.4
 _DECIMALS = 6
+_BLOCK_WORDS = 100_000
 _MAX_TEXTS = 8192
 _MAX_TEXT_WORDS = 4_000_000
 
@@ -58,14 +59,15 @@ class EmbeddedScorer:
 
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
         """Return one score per document, rounded to six decimals, in the order given."""
-        if not documents:
-            return []
         with self._lock:
             self._bound_caches()
             texts = [self._read(document) for document in documents]
             asked = read_query(self._lexicon, query)
-            signals = match_texts(self._lexicon, asked, texts)
-        return _combine(asked, signals, [len(text.starts) for text in texts])
+            scores: list[float] = []
+            for block in _cut_blocks(texts):
+                signals = match_texts(self._lexicon, asked, block)
+                scores += _combine(asked, signals, [len(text.starts) for text in block])
+        return scores
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens a multilingual unigram model would need for each text, roughly.
@@ -93,6 +95,20 @@ class EmbeddedScorer:
             return
         self._texts.clear()
         self._held_words = 0
+
+
+def _cut_blocks(texts: Sequence[TextFeatures]) -> Iterator[list[TextFeatures]]:
+    """Yield the texts in order, in blocks whose working arrays stay small (some 20 MB)."""
+    block: list[TextFeatures] = []
+    words = 0
+    for text in texts:
+        if block and words + len(text.words) > _BLOCK_WORDS:
+            yield block
+            block, words = [], 0
+        block.append(text)
+        words += len(text.words)
+    if block:
+        yield block
 
 
 def _combine(query: QueryFeatures, signals: Signals, passages: Sequence[int]) -> list[float]:

@@ -66,7 +66,7 @@ def parse_call(body: bytes) -> RerankCall:
     return RerankCall(_require_text(data, "query"), _parse_documents(data), _parse_top_n(data))
 
 
-def build_reply(  # noqa: PLR0913
+def build_reply(
     call: RerankCall,
     scores: Sequence[float],
     *,
@@ -105,7 +105,10 @@ def build_error(
 
 
 def build_key_info(usage: float) -> dict[str, Any]:
-    """Return the body of ``GET /key`` for a key without limit that has used ``usage`` dollars."""
+    """Return the body of ``GET /key`` for a key without limit that has used ``usage`` dollars.
+
+    It has the fields of the API document and those that newer clients require.
+    """
     periods = ("", "_daily", "_weekly", "_monthly")
     return {
         "data": {
@@ -120,7 +123,13 @@ def build_key_info(usage: float) -> dict[str, Any]:
             "is_management_key": False,
             "is_provisioning_key": False,
             "creator_user_id": None,
+            "organization_id": None,
+            "workspace_id": None,
             "expires_at": None,
+            "allowed_data_regions": ["global"],
+            "budgets": [],
+            "effective_budget": None,
+            "free_model_daily_requests": {"used": 0, "limit": 0, "remaining": 0},
             "rate_limit": {"requests": -1, "interval": "10s", "note": "Deprecated."},
         }
     }

@@ -39,7 +39,9 @@ class Spent:
 
     def plus(self, other: Spent) -> Spent:
         """Add two sums field by field."""
-        return Spent(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return Spent(
+            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ def _add_up(ledger: pa.Table) -> Spent:
         return pc.sum(ledger.column(name)).as_py() or 0
 
     paid = ledger.filter(pc.is_null(ledger.column("error")))
-    units = pc.sum(pc.coalesce(paid.column("search_units"), paid.column("planned_units"))).as_py() or 0
+    units = (
+        pc.sum(pc.coalesce(paid.column("search_units"), paid.column("planned_units"))).as_py() or 0
+    )
     planned = pc.sum(paid.column("planned_units")).as_py() or 0
     return Spent(paid.num_rows, int(units), int(planned), float(total("cost_usd")))
 
@@ -122,7 +126,9 @@ def _explode(ledger: pa.Table) -> pa.Table:
             if is_refused
             else pc.list_flatten(rows.column("scores").combine_chunks())
         )
-        carried = [rows.column(name).take(parent) for name in ("error", "model", "provider", "received_at")]
+        carried = [
+            rows.column(name).take(parent) for name in ("error", "model", "provider", "received_at")
+        ]
         parts.append(
             pa.table([rows.column("query_key").take(parent), flat, scores, *carried], schema=PAIRS)
         )

@@ -12,7 +12,6 @@ import duckdb
 import pyarrow as pa
 
 from rerank_jobs.config import Job
-from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.errors import InputError, RerankJobsError
 from rerank_jobs.plan.cluster import Counts, cluster
 from rerank_jobs.plan.passages import PASSAGES, write_passages
@@ -26,6 +25,7 @@ from rerank_jobs.plan.work import (
     write_rejected,
     write_rows,
 )
+from rerank_jobs.tables.sink import choose_row_group
 from rerank_jobs.tables.sources import InputTable
 
 __all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards"]
@@ -53,6 +53,7 @@ class Draft:
     promise: Promise
     prices: tuple[ShardPrice, ...]
     rejected_rows: int
+    row_group: int
 
     def work_file(self, kind: str, shard: int) -> Path:
         """Return a work file of a shard."""
@@ -99,9 +100,10 @@ def build_plan(
     with contextlib.closing(connect(folder, job.memory)) as con, _explain(table):
         shards = count_shards(table.rows, job.shards.rows_per_shard)
         counts = cluster(con, table, job, salt, shards)
-        _check_rows(con, table, job, counts)
+        _check_rows(con, table, job)
         if limit_queries is not None:
             counts = _keep_sample(con, counts, limit_queries)
+        row_bytes = _estimate_row(table, counts)
         writers = {
             kind: ShardWriters(folder, kind, schema, shards)
             for kind, schema in zip(
@@ -109,17 +111,22 @@ def build_plan(
             )
         }
         with writers["rows"] as out:
-            write_rows(con, table, job, out)
+            write_rows(con, job, out, row_bytes)
         with writers["candidates"] as out:
             write_candidates(con, out)
         with writers["passages"] as out:
-            pairs = write_passages(con, table, job, salt, out)
+            pairs = write_passages(con, table, job, salt, out, counts.document_bytes)
         with writers["schedule"] as out:
             prices = write_schedule(con, library, job.reuse.mode, out)
-        rejected = write_rejected(
-            con, table, job, arrow_schema("rejected"), folder / "rejected.parquet"
-        )
-    return Draft(folder, make_promise(job, counts, pairs, prices), tuple(prices), rejected)
+        rejected = write_rejected(con, table, job, folder / "rejected.parquet", row_bytes)
+    promise = make_promise(job, counts, pairs, prices)
+    return Draft(folder, promise, tuple(prices), rejected, choose_row_group(row_bytes))
+
+
+def _estimate_row(table: InputTable, counts: Counts) -> int:
+    """Return the mean decoded size of a row: footers alone hide texts that repeat."""
+    candidates = max(1, counts.candidates_in // max(1, counts.rows_in))
+    return max(table.row_bytes, counts.document_bytes * candidates)
 
 
 @contextlib.contextmanager
@@ -146,18 +153,17 @@ def _explain(table: InputTable) -> Iterator[None]:
         raise InputError(f"{table.location}: cannot be read ({type(error).__name__})") from None
 
 
-def _check_rows(
-    con: duckdb.DuckDBPyConnection, table: InputTable, job: Job, counts: Counts
-) -> None:
-    if job.input.on_bad_rows == "reject" or not counts.reasons:
+def _check_rows(con: duckdb.DuckDBPyConnection, table: InputTable, job: Job) -> None:
+    if job.input.on_bad_rows == "reject":
         return
-    first = con.execute("SELECT row, reason FROM rejected ORDER BY row, ref LIMIT 1").fetchone()
+    first = con.execute(
+        "SELECT row, reason, count(*) OVER () FROM rejected ORDER BY row, ref LIMIT 1"
+    ).fetchone()
     if first is None:
         return
     name, row = table.locate(int(first[0]))
-    total = sum(counts.reasons.values())
     raise InputError(
-        f"{table.location}: {total:,} bad rows, first {first[1]} in {name} row {row}:"
+        f"{table.location}: {first[2]:,} bad rows, the first ({first[1]}) in {name} row {row}:"
         " mend them, or set input.on_bad_rows: reject to put them aside"
     )
 
@@ -172,4 +178,16 @@ def _keep_sample(con: duckdb.DuckDBPyConnection, counts: Counts, queries: int) -
     row = con.execute("""SELECT (SELECT count(*) FROM row_keys), count(*), count(DISTINCT grp),
         count(DISTINCT query_key) FROM ranked""").fetchone()
     rows, kept, groups, chosen = (int(value) for value in row or (0, 0, 0, 0))
-    return Counts(rows, rows, 0, kept, kept, 0, 0, groups, chosen, {})
+    return Counts(
+        rows_in=rows,
+        rows_out=rows,
+        rows_rejected=0,
+        candidates_in=kept,
+        candidates_out=kept,
+        candidates_rejected=0,
+        cut=0,
+        groups=groups,
+        queries=chosen,
+        document_bytes=counts.document_bytes,
+        reasons={},
+    )

@@ -5,7 +5,7 @@
     row_keys(row, grp, query_key, shard)             rows that are not rejected
     rejected(row, ref, reason)                       ref is null where a whole list row is rejected
     queries(query_key, query)                        each distinct query text once
-    ranked(ref, row, grp, shard, query_key, doc_key, fs_rank, n)
+    ranked(ref, row, grp, shard, query_key, doc_key, size, fs_rank, n)
                                                      candidates that stay, in first-stage order 1..n
     rendered(doc_key, text)                          only where documents are rendered
 
@@ -25,13 +25,14 @@ from rerank_jobs.plan.identity import key_sql, route_sql
 from rerank_jobs.tables.rendering import render_documents
 from rerank_jobs.tables.sources import ROW, InputTable, quote
 
-__all__ = ["ELEMENT_BITS", "Counts", "cluster", "document_is_text", "stream"]
+__all__ = ["ELEMENT_BITS", "Counts", "choose_batch_rows", "cluster", "document_is_text", "stream"]
 
 ELEMENT_BITS = 21
 """In list layouts ``ref = row << ELEMENT_BITS | position in the list``."""
 
-STREAM_ROWS = 20_480
-"""Rows per Arrow batch that DuckDB streams: a multiple of its vectors of 2,048."""
+VECTOR_ROWS = 2048
+STREAM_ROWS = 10 * VECTOR_ROWS
+STREAM_BYTES = 32 << 20
 
 _VISIBLE = r"'[^\s\x0b\x1c-\x1f\x85\x{feff}\pZ]'"
 
@@ -41,7 +42,8 @@ class Counts:
     """How a table's rows and candidates divide; the two equations of conservation hold.
 
     ``rows_in = rows_out + rows_rejected`` (+ ``cut`` in layout long, where a row is a candidate);
-    ``candidates_in = candidates_out + candidates_rejected + cut``.
+    ``candidates_in = candidates_out + candidates_rejected + cut``. ``document_bytes`` is the mean
+    size of a document's text.
     """
 
     rows_in: int
@@ -53,12 +55,21 @@ class Counts:
     cut: int
     groups: int
     queries: int
+    document_bytes: int
     reasons: dict[str, int]
 
 
-def stream(con: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
+def stream(
+    con: duckdb.DuckDBPyConnection, query: str, row_bytes: int = 0
+) -> Iterator[pa.RecordBatch]:
     """Yield a query's rows in bounded batches (``con.sql``: ``execute`` would hold all of them)."""
-    yield from con.sql(query).to_arrow_reader(STREAM_ROWS)
+    yield from con.sql(query).to_arrow_reader(choose_batch_rows(row_bytes))
+
+
+def choose_batch_rows(row_bytes: int) -> int:
+    """Return rows per Arrow batch: about 32 MiB, in whole vectors of the database (2,048 rows)."""
+    vectors = STREAM_BYTES // max(1, row_bytes) // VECTOR_ROWS
+    return int(min(STREAM_ROWS, max(1, vectors) * VECTOR_ROWS))
 
 
 def document_is_text(table: InputTable, job: Job) -> bool:
@@ -81,7 +92,7 @@ def cluster(
     con.execute(f"CREATE VIEW src AS {table.scan_sql()}")
     _key_rows(con, job, salt, shards)
     _key_candidates(con, table, job, salt)
-    _reject_candidates(con, salt, rendered=not document_is_text(table, job))
+    _reject_candidates(con)
     _rank_first_stage(con, job)
     return _count(con, table, job)
 
@@ -128,17 +139,27 @@ def _key_candidates(
     if document_is_text(table, job):
         text = quote(columns.document[0])
         document = f"CASE WHEN regexp_matches({text}, {_VISIBLE}) THEN {key_sql(text, salt)} END"
+        size = f"strlen({text})"
     else:
-        parts = ", ".join(
-            f"{quote(f'd{i}')} := {quote(name)}" for i, name in enumerate(columns.document)
-        )
-        # The digest of the values' JSON tells equal documents before any of them is rendered.
-        document = f"unhex(sha256(to_json(struct_pack({parts}))::VARCHAR))"
+        document, size = _digest_sql(columns, fields), "0"
     con.execute(f"""CREATE TABLE keyed AS SELECT ref, c.row, {quote(columns.document_id)} AS did,
-        {document} AS doc_key, {order[0]} AS fs_order, {order[1]} AS fs_score
+        {document} AS doc_key, {size} AS size, {order[0]} AS fs_order, {order[1]} AS fs_score
         FROM candidates AS c SEMI JOIN row_keys AS r ON c.row = r.row""")
     if not document_is_text(table, job):
         _render(con, columns, salt)
+
+
+def _digest_sql(columns: Columns, fields: dict[str, pa.DataType]) -> str:
+    """Return a digest that tells equal documents before any is rendered, text by text.
+
+    Each column is digested by itself: one JSON of all would copy long texts again and again.
+    """
+    digests = []
+    for name in columns.document:
+        plain = pa.types.is_string(fields[name]) or pa.types.is_large_string(fields[name])
+        value = quote(name) if plain else f"to_json({quote(name)})::VARCHAR"
+        digests.append(f"coalesce(sha256({value}), '-')")
+    return f"unhex(sha256({' || '.join(digests)}))"
 
 
 def _candidates_sql(columns: Columns) -> str:
@@ -179,7 +200,7 @@ def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes) -> No
         (SELECT doc_key AS raw, min(ref) AS ref FROM keyed GROUP BY doc_key) AS d USING (ref)"""
     for batch in stream(reader, query):
         documents = {name: batch.column(i + 1) for i, name in enumerate(columns.document)}
-        texts = pa.array(render_documents(documents), pa.string())
+        texts = render_documents(documents)
         rendered_batch = pa.table({"raw": batch.column(0), "text": texts})
         con.register("rendered_batch", rendered_batch)
         con.execute("INSERT INTO raw SELECT raw, text FROM rendered_batch")
@@ -189,8 +210,9 @@ def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes) -> No
         CASE WHEN regexp_matches(text, {_VISIBLE}) THEN {key_sql("text", salt)} END AS doc_key FROM raw""")
     con.execute("""CREATE TABLE rendered AS
         SELECT doc_key, min(text) AS text FROM raw_keys WHERE doc_key IS NOT NULL GROUP BY doc_key""")
-    con.execute("""CREATE TABLE keyed_text AS SELECT k.* REPLACE (r.doc_key AS doc_key)
-        FROM keyed AS k JOIN (SELECT raw, doc_key FROM raw_keys) AS r ON k.doc_key = r.raw""")
+    con.execute("""CREATE TABLE keyed_text AS
+        SELECT k.* REPLACE (r.doc_key AS doc_key, r.size AS size) FROM keyed AS k
+        JOIN (SELECT raw, doc_key, strlen(text) AS size FROM raw_keys) AS r ON k.doc_key = r.raw""")
     for name in ("raw", "raw_keys", "keyed"):
         con.execute(f"DROP TABLE {name}")
     con.execute("ALTER TABLE keyed_text RENAME TO keyed")
@@ -199,7 +221,7 @@ def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes) -> No
 _FIRST_STAGE = "fs_order NULLS LAST, fs_score DESC NULLS LAST, ref"
 
 
-def _reject_candidates(con: duckdb.DuckDBPyConnection, salt: bytes, *, rendered: bool) -> None:
+def _reject_candidates(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("""INSERT INTO rejected SELECT row, ref, CASE WHEN did IS NULL THEN 'null_document_id'
         ELSE 'blank_document' END FROM keyed WHERE did IS NULL OR doc_key IS NULL""")
     con.execute("""CREATE TABLE repeated AS SELECT grp, did, min(doc_key) <> max(doc_key) AS conflict
@@ -217,9 +239,9 @@ def _reject_candidates(con: duckdb.DuckDBPyConnection, salt: bytes, *, rendered:
 
 def _rank_first_stage(con: duckdb.DuckDBPyConnection, job: Job) -> None:
     top_k = job.candidates.top_k or 1 << 40
-    con.execute(f"""CREATE TABLE ranked AS SELECT ref, row, grp, shard, query_key, doc_key,
+    con.execute(f"""CREATE TABLE ranked AS SELECT ref, row, grp, shard, query_key, doc_key, size,
             fs_rank::INTEGER AS fs_rank, least(n, {top_k})::INTEGER AS n, fs_rank > {top_k} AS cut
-        FROM (SELECT ref, row, grp, shard, query_key, doc_key,
+        FROM (SELECT ref, row, grp, shard, query_key, doc_key, size,
             row_number() OVER (PARTITION BY grp ORDER BY {_FIRST_STAGE}) AS fs_rank,
             count(*) OVER (PARTITION BY grp) AS n
             FROM keyed AS k JOIN row_keys USING (row)
@@ -252,16 +274,17 @@ def _count(con: duckdb.DuckDBPyConnection, table: InputTable, job: Job) -> Count
             (SELECT row AS {ROW} FROM rejected WHERE ref IS NULL) USING ({ROW})""")
         single += in_rejected_rows
     return Counts(
-        table.rows,
-        rows_out,
-        rows_rejected,
-        candidates_in,
-        kept,
-        single,
-        cut,
-        groups,
-        queries,
-        dict(reasons),
+        rows_in=table.rows,
+        rows_out=rows_out,
+        rows_rejected=rows_rejected,
+        candidates_in=candidates_in,
+        candidates_out=kept,
+        candidates_rejected=single,
+        cut=cut,
+        groups=groups,
+        queries=queries,
+        document_bytes=one("SELECT avg(size) FROM ranked"),
+        reasons=dict(reasons),
     )
 
 

@@ -22,7 +22,7 @@ from rerank_jobs.plan.identity import digest_json, plan_id
 from rerank_jobs.plan.promise import Promise, allow
 from rerank_jobs.storage import Put, Store, read_json, seal_json, sha256_of_file
 from rerank_jobs.tables.rendering import RENDERING_VERSION
-from rerank_jobs.tables.sink import choose_row_group, plain_schema
+from rerank_jobs.tables.sink import plain_schema
 from rerank_jobs.tables.sources import InputTable
 
 __all__ = [
@@ -141,7 +141,7 @@ def freeze(
         "policy_digest": digest_json(job.policy()),
         "inputs": [[file.name, file.size, file.sha256] for file in table.files],
         "input_schema": base64.b64encode(plain_schema(table.schema).serialize()).decode(),
-        "row_group": choose_row_group(table.row_bytes),
+        "row_group": draft.row_group,
         "promise": draft.promise.to_json(),
         "shards": shards,
         "rejected": rejected,

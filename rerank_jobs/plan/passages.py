@@ -44,6 +44,8 @@ PASSAGES = pa.schema(
     ]
 )
 
+CUT_BYTES = 16 << 20
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -57,7 +59,12 @@ class _Long:
 
 
 def write_passages(
-    con: duckdb.DuckDBPyConnection, table: InputTable, job: Job, salt: bytes, out: ShardWriters
+    con: duckdb.DuckDBPyConnection,
+    table: InputTable,
+    job: Job,
+    salt: bytes,
+    out: ShardWriters,
+    document_bytes: int,
 ) -> int:
     """Write the ``passages`` files and the narrow table ``sends``; return the number of pairs.
 
@@ -70,16 +77,24 @@ def write_passages(
     pairs = written = 0
     reader = con.cursor()
     with narrow_joins(reader):
-        for batch in stream(reader, _pairs_sql(table, job)):
-            passages = _cut(batch, job.context, salt)
-            for shard, part in split_by_shard(passages):
-                out.write(shard, part)
-            _note_sends(con, passages, written)
+        for batch in stream(reader, _pairs_sql(table, job), document_bytes):
+            for piece in _slice(batch, document_bytes):
+                passages = _cut(piece, job.context, salt)
+                for shard, part in split_by_shard(passages):
+                    out.write(shard, part)
+                _note_sends(con, passages, written)
+                written += passages.num_rows
             pairs += batch.num_rows
-            written += passages.num_rows
     reader.close()
     con.execute("DROP TABLE pairs")
     return pairs
+
+
+def _slice(batch: pa.RecordBatch, document_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Yield pieces of about ``CUT_BYTES``: cutting holds several copies of its texts."""
+    rows = max(1, CUT_BYTES // max(1, document_bytes))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 def _pairs_sql(table: InputTable, job: Job) -> str:
@@ -200,10 +215,3 @@ def _assemble(
         "error": pa.array(errors, pa.string()).take(take),
     }
     return pa.RecordBatch.from_pydict(columns)
-
-
-def iterate_batches(path: str) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a work file without holding the file in memory."""
-    with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)

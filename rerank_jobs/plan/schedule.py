@@ -188,7 +188,7 @@ def _number_requests(
         mine = positions[start:stop]
         weights = chunks[mine]
         total = int(weights.sum())
-        if total <= 100 and len(mine) <= MAX_PASSAGES:  # noqa: PLR2004 - one unit, the common case
+        if total <= 100 and len(mine) <= MAX_PASSAGES:
             numbers[mine], units[mine] = number, 1
             number += 1
             continue

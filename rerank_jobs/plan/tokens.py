@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -176,7 +176,7 @@ def _arrays(texts: TextArray) -> Iterator[pa.LargeStringArray]:
     if texts.null_count:
         raise ValueError("token counts need texts without nulls")
     for array in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        yield array.cast(pa.large_string())
+        yield cast("pa.LargeStringArray", array.cast(pa.large_string()))
 
 
 def _concatenate(parts: list[IntArray]) -> IntArray:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rerank_jobs.config import Job
+from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.plan.cluster import ELEMENT_BITS, stream
 from rerank_jobs.tables.maps import lists_for_maps
 from rerank_jobs.tables.sink import choose_row_group, plain_schema, write_parquet
@@ -106,14 +107,12 @@ def narrow_joins(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         con.execute("SET disabled_optimizers = ''")
 
 
-def write_rows(
-    con: duckdb.DuckDBPyConnection, table: InputTable, job: Job, out: ShardWriters
-) -> None:
+def write_rows(con: duckdb.DuckDBPyConnection, job: Job, out: ShardWriters, row_bytes: int) -> None:
     """Write the rows that stay, every input column of them."""
     kept = "ranked" if job.input.layout == "long" else "row_keys"
     query = f"SELECT s.*, r.shard FROM src AS s JOIN {kept} AS r ON s.{ROW} = r.row"
     with narrow_joins(con):
-        _write_split(stream(con, query), out)
+        _write_split(stream(con, query, row_bytes), out)
 
 
 def rows_schema(table: InputTable) -> pa.Schema:
@@ -147,7 +146,7 @@ def _write_split(batches: Iterable[pa.RecordBatch], out: ShardWriters) -> None:
 
 
 def write_rejected(
-    con: duckdb.DuckDBPyConnection, table: InputTable, job: Job, contract: pa.Schema, path: Path
+    con: duckdb.DuckDBPyConnection, table: InputTable, job: Job, path: Path, row_bytes: int
 ) -> int:
     """Write the rejected table to ``path``; return its rows (0: no file is written)."""
     found = con.execute("SELECT count(*) FROM rejected").fetchone()
@@ -162,10 +161,10 @@ def write_rejected(
     query = f"""SELECT {", ".join(columns)}, r.row AS {ROW}, r.reason AS rerank_reason,
         CASE WHEN {"false" if lists is None else "r.ref IS NOT NULL"} THEN 'candidate' ELSE 'row' END
         AS rerank_rejected FROM src AS s JOIN rejected AS r ON s.{ROW} = r.row ORDER BY r.row, r.ref"""
-    schema = pa.schema([*plain_schema(table.schema), *contract])
+    schema = pa.schema([*plain_schema(table.schema), *arrow_schema("rejected")])
     with narrow_joins(con):
-        batches = (_add_source(batch, table) for batch in stream(con, query))
-        return write_parquet(path, schema, batches, row_group=choose_row_group(table.row_bytes))
+        batches = (_add_source(batch, table) for batch in stream(con, query, row_bytes))
+        return write_parquet(path, schema, batches, row_group=choose_row_group(row_bytes))
 
 
 def _add_source(batch: pa.RecordBatch, table: InputTable) -> pa.Table:

@@ -16,7 +16,7 @@ from rerank_jobs.storage.store import iterate_numbered
 __all__ = ["Generation", "Part", "Superseded", "commit", "read_current", "read_generations"]
 
 
-class Superseded(Exception):  # noqa: N818 - an outcome, not an error of the user's
+class Superseded(Exception):
     """The commit surely did not land: another process committed this generation first."""
 
 

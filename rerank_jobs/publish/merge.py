@@ -22,8 +22,6 @@ __all__ = ["Merged", "count_statuses", "merge_shard", "output_schema"]
 
 ELEMENT_MASK = (1 << 21) - 1
 
-BATCH_ROWS = 20_480
-
 
 @dataclass(frozen=True, slots=True)
 class Merged:
@@ -54,7 +52,12 @@ def output_schema(input_schema: pa.Schema, job: Job) -> pa.Schema:
 
 
 def merge_shard(
-    con: duckdb.DuckDBPyConnection, job: Job, schema: pa.Schema, work: Mapping[str, object]
+    con: duckdb.DuckDBPyConnection,
+    job: Job,
+    schema: pa.Schema,
+    work: Mapping[str, object],
+    *,
+    batch_rows: int = 20_480,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the part's rows, sorted by group and rank.
 
@@ -68,18 +71,22 @@ def merge_shard(
     for name, value in work.items():
         con.register(name, value)
     con.execute(_DOCUMENTS)
-    missing = con.execute("SELECT count(*) FROM documents WHERE score IS NULL AND error IS NULL").fetchone()
+    missing = con.execute(
+        "SELECT count(*) FROM documents WHERE score IS NULL AND error IS NULL"
+    ).fetchone()
     if missing and missing[0]:
         raise StateError(f"{missing[0]} documents have no score yet: the shard is not finished")
     con.execute(_ranked_sql(job.failures.on_failed))
-    yield from con.sql(_select_sql(job, schema)).to_arrow_reader(BATCH_ROWS)
+    yield from con.sql(_select_sql(job, schema)).to_arrow_reader(batch_rows)
 
 
 def count_statuses(con: duckdb.DuckDBPyConnection) -> Merged:
     """Count the documents of the shard that was just merged."""
     rows = con.execute("SELECT rerank_status, count(*) FROM ranked GROUP BY 1").fetchall()
     counts = {str(status): int(count) for status, count in rows}
-    return Merged(**{name: counts.get(name, 0) for name in ("scored", "reused", "single", "failed")})
+    return Merged(
+        **{name: counts.get(name, 0) for name in ("scored", "reused", "single", "failed")}
+    )
 
 
 # A document is scored when all its passages are; its best window is the first of the highest score.

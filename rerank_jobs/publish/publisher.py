@@ -81,7 +81,9 @@ def check_gates(job: Job, order: PublishOrder) -> None:
     fraction = failed / documents if documents else 0.0
     again = "run again with --retry-failed to send them once more"
     if failed and job.failures.on_failed == "fail":
-        raise GateFailed(f"{failed:,} of {documents:,} documents failed (failures.on_failed: fail): {again}")
+        raise GateFailed(
+            f"{failed:,} of {documents:,} documents failed (failures.on_failed: fail): {again}"
+        )
     if fraction > job.failures.max_failed_fraction:
         raise GateFailed(
             f"{failed:,} of {documents:,} documents failed ({fraction:.2%}, over"
@@ -104,7 +106,9 @@ def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
             tidy(roots, order.partition)
             return current
         check_gates(job, order)
-        parts = [_copy(roots.state, roots.output, order.folder, s.part, s.shard) for s in order.shards]
+        parts = [
+            _copy(roots.state, roots.output, order.folder, s.part, s.shard) for s in order.shards
+        ]
         rejected = [_copy(roots.state, roots.rejected, order.folder, order.rejected, 0)]
         document = _describe(order, [p for p in parts if p], [p for p in rejected if p])
         try:

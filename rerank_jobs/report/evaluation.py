@@ -41,12 +41,15 @@ class EvaluationOptions:
 
     ``judged_only`` drops candidates without a judgement before measuring. A document is relevant,
     for MRR, Recall and counting, from grade ``relevance_level``. ``recall_cutoff`` is the k of
-    Recall@k. The interval rests on ``bootstrap_samples`` resamples drawn from ``seed``.
+    Recall@k. ``count_none_relevant`` counts queries without a relevant document as 0, as trec_eval
+    does, instead of leaving them out. The interval rests on ``bootstrap_samples`` resamples drawn
+    from ``seed``.
     """
 
     judged_only: bool = False
     relevance_level: int = 1
     recall_cutoff: int = 10
+    count_none_relevant: bool = False
     bootstrap_samples: int = 2000
     seed: int = 0
 
@@ -91,10 +94,10 @@ class QueryDifference:
 class Evaluation:
     """Quality before and after, with the paired difference and what it rests on.
 
-    ``queries_measured`` groups have judgements and alone enter the means; of these,
-    ``queries_none_relevant`` have no relevant document and count as 0 in both orders, as
-    trec_eval has it. ``queries_unjudged`` groups have no judgement. Improved, same and worse count
-    measured groups by nDCG@10. ``interval`` is of the mean difference of nDCG@10.
+    ``queries_measured`` groups alone enter the means. ``queries_none_relevant`` have judgements but
+    no relevant document: no order of them is better than another, so they are left out, or count
+    as 0 in both orders if the options say so. ``queries_unjudged`` have no judgement. Improved,
+    same and worse count measured groups by nDCG@10; ``interval`` is of their mean difference.
     """
 
     before: Measures
@@ -137,13 +140,18 @@ def evaluate(
     judged_rows = rankings.filter(pc.is_in(rankings["query_id"], qrels["query_id"].unique()))
     _require_join(rankings, qrels, judged_rows)
     judgements = _grades_by_group(judged_rows, qrels)
-    relevant = sum(max(grades.values()) >= options.relevance_level for grades in judgements.values())
+    relevant = {
+        group: grades
+        for group, grades in judgements.items()
+        if max(grades.values()) >= options.relevance_level
+    }
     if not relevant:
         raise InputError(
             f"no query of the table has a document of grade {options.relevance_level} or more"
             " in the qrels"
         )
-    per_query = _compare(judged_rows, judgements, _wanted(options))
+    truth = judgements if options.count_none_relevant else relevant
+    per_query = _compare(judged_rows, truth, _wanted(options))
     changes = np.array([row.ndcg_change for row in per_query])
     improved, worse = int((changes > _SAME).sum()), int((changes < -_SAME).sum())
     return Evaluation(
@@ -151,11 +159,11 @@ def evaluate(
         after=_mean([row.after for row in per_query]),
         interval=bootstrap_interval(changes, samples=options.bootstrap_samples, seed=options.seed),
         options=options,
-        queries_measured=len(judgements),
-        queries_none_relevant=len(judgements) - relevant,
+        queries_measured=len(truth),
+        queries_none_relevant=len(judgements) - len(relevant),
         queries_unjudged=pc.count_distinct(rankings["group"]).as_py() - len(judgements),
         improved=improved,
-        same=len(judgements) - improved - worse,
+        same=len(truth) - improved - worse,
         worse=worse,
         per_query=per_query,
     )

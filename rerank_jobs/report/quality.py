@@ -73,9 +73,10 @@ def _footing(evaluation: Evaluation) -> list[str]:
     if evaluation.queries_unjudged:
         lines.append(f"Left out: {evaluation.queries_unjudged:,} queries without judgements.")
     if evaluation.queries_none_relevant:
+        counted = evaluation.options.count_none_relevant
+        how = "count as 0 before and after" if counted else "are left out"
         lines.append(
-            f"{evaluation.queries_none_relevant:,} queries have no relevant document: they count as 0"
-            " before and after."
+            f"{evaluation.queries_none_relevant:,} queries without a relevant document {how}."
         )
     if evaluation.options.judged_only:
         lines.append("Candidates without a judgement were dropped before measuring.")

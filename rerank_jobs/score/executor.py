@@ -125,8 +125,8 @@ class _Run:
             rng=rng,
             wall_clock=wall_clock,
         )
-        self._sends: set[asyncio.Task[None]] = set()
-        self._on_wire: set[asyncio.Task[None]] = set()
+        self._sends: dict[Attempt, asyncio.Task[None]] = {}
+        self._on_wire: set[Attempt] = set()
         self._stop: RerankJobsError | None = None
         self._crash: Exception | None = None
         self._later_crashes = 0
@@ -139,8 +139,6 @@ class _Run:
         self._dispatcher = asyncio.create_task(self._dispatch())
         try:
             await asyncio.wait({self._dispatcher})
-            if not self._dispatcher.cancelled() and (error := self._dispatcher.exception()):
-                raise error
             await self._drain()
         finally:
             await self._clean_up(watcher)
@@ -161,8 +159,7 @@ class _Run:
                     return
                 await self._pacer.admit()
                 self._overload.note_send()
-                task = asyncio.create_task(self._send(attempt))
-                self._sends.add(task)
+                self._sends[attempt] = asyncio.create_task(self._send(attempt))
         except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
             self._fail(error)
 
@@ -203,21 +200,19 @@ class _Run:
     # One send.
 
     async def _send(self, attempt: Attempt) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         try:
             if self._stop is None and self._crash is None:
-                answer = await self._exchange(attempt, task)
+                answer = await self._exchange(attempt)
                 if error := await self._judge.settle(attempt, answer, len(self._sends)):
                     self._halt(error)
                 self._report()
         except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
             self._fail(error)
         finally:
-            self._sends.discard(task)
+            del self._sends[attempt]
             self._changed.set()
 
-    async def _exchange(self, attempt: Attempt, task: asyncio.Task[None]) -> Answer | Lost:
+    async def _exchange(self, attempt: Attempt) -> Answer | Lost:
         request = attempt.request
         texts = [passage.text for passage in request.passages]
         body = self._dialect.encode(self._settings.target.model, request.query, texts)
@@ -225,14 +220,14 @@ class _Run:
         self._meter.retries += attempt.sends > 0
         attempt.sends += 1
         attempt.sent_at = self._time()
-        self._on_wire.add(task)
+        self._on_wire.add(attempt)
         try:
             return await self._client.send(body)
         except BaseException:
             self._judge.lose(attempt)
             raise
         finally:
-            self._on_wire.discard(task)
+            self._on_wire.discard(attempt)
             self._pacer.give_back()
 
     # Ending.
@@ -268,15 +263,16 @@ class _Run:
         """Wait for what is in flight; what was answered is accepted even after the grace."""
         while self._on_wire:
             if self._time() >= self._grace_ends:
-                for task in self._on_wire:
-                    task.cancel()
+                for attempt in self._on_wire:
+                    self._sends[attempt].cancel()
                 break
             await self._wait(self._grace_ends)
         if self._sends:
-            await asyncio.wait(set(self._sends))
+            await asyncio.wait(set(self._sends.values()))
 
     async def _clean_up(self, watcher: asyncio.Task[None] | None) -> None:
-        tasks = {task for task in (watcher, self._dispatcher, *self._sends) if task is not None}
+        others = (watcher, self._dispatcher)
+        tasks = {*self._sends.values(), *(task for task in others if task is not None)}
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

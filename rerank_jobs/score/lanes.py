@@ -25,7 +25,7 @@ SUCCESSES_PER_RETRY = 10
 MOST_SAVED_RETRIES = 10
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """A request on its way: how often it was sent, and when last (loop time)."""
 

@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 BACKOFF_BASE_SECONDS = 0.5
-BACKOFF_CAP_SECONDS = 60.0
+BACKOFF_CAP_SECONDS = 20.0
+"""Of one request alone: outages and throttling, which concern all, have longer waits elsewhere."""
+
 IN_FLIGHT_BUDGET_SECONDS = 120.0
 """The wait that OpenRouter names for a budget held by requests in flight, where it names none."""
 

@@ -102,13 +102,17 @@ def open_input(job: Job, partition: str) -> InputTable:
         )
     rows = sum(file.rows for file in found)
     if rows == 0:
-        raise InputError(f"{location}: the table has no rows: check what wrote it, or skip this partition")
+        raise InputError(
+            f"{location}: the table has no rows: check what wrote it, or skip this partition"
+        )
     hive = _hive_columns([file.name for file in found], location)
     schema = _unify(schemas, location)
     check_input(_with_hive(schema, hive), job.input, location, replace=job.output.replace)
     if job.output.replace:
         schema = pa.schema([field for field in schema if not field.name.startswith(PREFIX)])
-    return InputTable(location, tuple(found), _with_hive(schema, hive), hive, max(1, stored // rows))
+    return InputTable(
+        location, tuple(found), _with_hive(schema, hive), hive, max(1, stored // rows)
+    )
 
 
 def quote(name: str) -> str:
@@ -162,16 +166,21 @@ def _unify(schemas: list[tuple[Path, pa.Schema]], location: str) -> pa.Schema:
     for name in fields:
         other = lowered.setdefault(name.lower(), name)
         if other != name:
-            raise InputError(f"{location}: columns {other!r} and {name!r} differ only in case: rename one")
+            raise InputError(
+                f"{location}: columns {other!r} and {name!r} differ only in case: rename one"
+            )
     return pa.schema([field.with_nullable(True) for field, _ in fields.values()])
 
 
 def _hive_columns(names: list[str], location: str) -> tuple[str, ...]:
     keys = {
-        tuple(m[1] for part in name.split("/")[:-1] if (m := _HIVE.fullmatch(part))) for name in names
+        tuple(m[1] for part in name.split("/")[:-1] if (m := _HIVE.fullmatch(part)))
+        for name in names
     }
     if len(keys) > 1:
-        raise InputError(f"{location}: its files lie in different hive partition levels: {sorted(keys)[:3]}")
+        raise InputError(
+            f"{location}: its files lie in different hive partition levels: {sorted(keys)[:3]}"
+        )
     return next(iter(keys))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
@@ -68,7 +67,7 @@ def _read_success(answer: Answer, n: int, now: float) -> Reply | Refusal:
     )
 
 
-def _read_scores(results: Any, n: int) -> tuple[float, ...]:
+def _read_scores(results: object, n: int) -> tuple[float, ...]:
     if not isinstance(results, list):
         raise _DeviationError("results is not a list")
     if len(results) != n:
@@ -92,7 +91,7 @@ def _read_scores(results: Any, n: int) -> tuple[float, ...]:
     return tuple(scores)  # type: ignore[arg-type]
 
 
-def _read_usage(usage: Any) -> Usage:
+def _read_usage(usage: object) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     return Usage(
@@ -102,7 +101,7 @@ def _read_usage(usage: Any) -> Usage:
     )
 
 
-def _read_count(value: Any) -> int | None:
+def _read_count(value: object) -> int | None:
     # A count may come as 1.0.
     amount = _read_amount(value)
     if amount is None or amount >= _MAX_COUNT or amount != int(amount):
@@ -110,15 +109,16 @@ def _read_count(value: Any) -> int | None:
     return int(amount)
 
 
-def _read_amount(value: Any) -> float | None:
+def _read_amount(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) and value >= 0 else None
 
 
-def _read_name(value: Any) -> str | None:
-    usable = isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME
-    return value if usable else None
+def _read_name(value: object) -> str | None:
+    if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME:
+        return value
+    return None
 
 
 OPENROUTER = Dialect(

@@ -131,11 +131,11 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else whole
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _word(value: Any, known: Mapping[str, int] | frozenset[str]) -> str | None:
+def _word(value: object, known: Mapping[str, int] | frozenset[str]) -> str | None:
     return value if isinstance(value, str) and value in known else None
 
 
@@ -149,7 +149,7 @@ def _status(error: Mapping[str, Any], error_type: str | None, otherwise: int) ->
     return otherwise
 
 
-def _says_model_unknown(message: Any) -> bool:
+def _says_model_unknown(message: object) -> bool:
     return (
         isinstance(message, str)
         and len(message) <= _MAX_MESSAGE
@@ -157,12 +157,12 @@ def _says_model_unknown(message: Any) -> bool:
     )
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -190,12 +190,12 @@ def _hints(
         yield reset
 
 
-def _retry_after(value: Any, now: float) -> float | None:
+def _retry_after(value: object, now: float) -> float | None:
     number = _number(value)
     return number if number is not None else _until_date(value, now)
 
 
-def _until(value: Any, now: float) -> float | None:
+def _until(value: object, now: float) -> float | None:
     """Return the seconds until an instant: Unix milliseconds, Unix seconds or a date."""
     number = _number(value)
     if number is None:
@@ -203,7 +203,7 @@ def _until(value: Any, now: float) -> float | None:
     return (number / 1000 if number > 1e11 else number) - now
 
 
-def _until_date(value: Any, now: float) -> float | None:
+def _until_date(value: object, now: float) -> float | None:
     if not isinstance(value, str):
         return None
     for parse in (datetime.fromisoformat, parsedate_to_datetime):

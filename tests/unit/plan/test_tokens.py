@@ -68,7 +68,7 @@ COUNTED = [
     ("https://example.com/catalogue/shoes/running?colour=blue&size=42&sort=price_asc#reviews", 36),
     ("🙂🚀🎉🔥✨👍🐍⚡", 7),
 ]
-RANDOM = random.Random(7)  # noqa: S311
+RANDOM = random.Random(7)
 BASE64 = base64.b64encode(RANDOM.randbytes(600)).decode()
 HEX = RANDOM.randbytes(400).hex()
 DIGITS = "".join(RANDOM.choice("0123456789") for _ in range(600))

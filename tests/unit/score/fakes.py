@@ -87,8 +87,8 @@ class FakeEndpoint(httpx.AsyncBaseTransport):
     """Answers by ``script`` after a jittered latency and notes when what arrived."""
 
     script: Script
-    low: float = 0.02
-    high: float = 0.12
+    low: float
+    high: float
     rng: random.Random = field(default_factory=lambda: random.Random(7))
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     tries: Counter[int] = field(default_factory=Counter)
@@ -167,10 +167,11 @@ async def score(
     accept: Callable[[Outcome], None] | None = None,
     accept_seconds: float = 0.0,
     stop: asyncio.Event | None = None,
-    **latency: float,
+    low: float = 0.02,
+    high: float = 0.12,
 ) -> Run:
     """Score ``requests`` against a scripted endpoint in the running loop."""
-    fake = FakeEndpoint(script, **latency)
+    fake = FakeEndpoint(script, low, high)
     client = open_client(endpoint, Secret(KEY), transport=fake)
     outcomes: list[Outcome] = []
     progress: list[Progress] = []

@@ -16,7 +16,7 @@ TICK = 1e-6
 """Seconds that one round of the loop takes."""
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits: it moves the clock to the next timer instead."""
 
     now = 0.0
@@ -40,7 +40,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
-    def run_in_executor(  # type: ignore[override]
+    def run_in_executor(
         self, _executor: object, func: Callable[..., Any], *args: object
     ) -> asyncio.Future[Any]:
         done = self.create_future()

@@ -174,7 +174,7 @@ def test_a_refused_connection_was_surely_not_charged() -> None:
 
 
 def test_a_failed_tls_handshake_was_surely_not_charged() -> None:
-    """https to a plain server never gets as far as a request."""
+    """A TLS client at a plain server never gets as far as a request."""
 
     async def main() -> Answer | Lost:
         async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -253,7 +253,7 @@ def send_through(transport: Given, endpoint: Endpoint, key: Secret | None = None
     ],
 )
 def test_a_transports_errors_tell_the_fate(error: Exception, lost: Lost) -> None:
-    """httpx's own errors are sorted by whether the endpoint can have seen the request."""
+    """The errors of httpx are sorted by whether the endpoint can have seen the request."""
     assert send_through(Given(error), Endpoint()) == lost
 
 

@@ -60,7 +60,7 @@ def test_no_error_or_outcome_shows_a_text(
 def test_no_debug_log_of_the_event_loop_shows_a_text(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """asyncio's debug mode, which logs callbacks with their arguments, shows none either."""
+    """The debug mode of asyncio, which logs callbacks with their arguments, shows none either."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(SimulatedLoop, "slow_callback_duration", 0.0, raising=False)
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")

@@ -291,14 +291,23 @@ def test_an_endpoint_that_refuses_every_content_is_stopped_early() -> None:
     assert done.endpoint.tries.total() <= 20 + 2 * REMOTE.max_concurrency
 
 
-def interrupted(*, after: float, **options: float) -> Run:
+def interrupted(
+    *, after: float, low: float = 0.02, high: float = 0.12, accept_seconds: float = 0.0
+) -> Run:
     async def main() -> Run:
         stop = asyncio.Event()
         if after > 0:
             asyncio.get_running_loop().call_later(after, stop.set)
         else:
             stop.set()
-        return await score(answer_ok, make_requests(10_000), stop=stop, **options)
+        return await score(
+            answer_ok,
+            make_requests(10_000),
+            stop=stop,
+            low=low,
+            high=high,
+            accept_seconds=accept_seconds,
+        )
 
     return simulate(main())
 

@@ -1,0 +1,58 @@
+# Every target works on a fresh machine with python3 (3.11 to 3.13), make and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+export PYTHONWARNINGS ?=
+
+.PHONY: help setup demo test test-all lint format bench pins clean
+
+help:
+	@echo "make demo      rerank a table made from Python's own documentation, without key or service"
+	@echo "make test      the tests (under six minutes)"
+	@echo "make test-all  the tests and the slow ones (crash, large)"
+	@echo "make lint      ruff, mypy, import-linter"
+	@echo "make bench     benchmarks: figures, no verdicts"
+	@echo "make pins      compile requirements/ again"
+	@echo "make clean     remove .venv, the demo and caches"
+
+setup: $(STAMP)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@echo "Setting up .venv (once, about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/rerank-jobs demo --folder demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP)
+	@$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks.pipeline
+
+pins: $(STAMP)
+	@$(BIN)/python -m uv pip compile pyproject.toml --extra dev --extra embedded --universal --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --generate-hashes --quiet -o requirements/dev.txt
+	@$(BIN)/python -m uv pip compile pyproject.toml --extra embedded --universal --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --generate-hashes --quiet -o requirements/runtime.txt
+
+clean:
+	@rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -1,0 +1,154 @@
+"""The three steps as plain functions over paths, ids and counts: what the tasks do, without Airflow.
+
+Everything that they take and return is small JSON, fit for XCom; no text of a table is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rerank_jobs.airflow.progress import log_progress
+from rerank_jobs.config import Job, load_job
+from rerank_jobs.job import (
+    find_plan,
+    open_roots,
+    plan_partition,
+    publish_partition,
+    score_partition_shard,
+)
+from rerank_jobs.publish.generations import Generation
+
+__all__ = ["plan", "publish", "score"]
+
+log = logging.getLogger(__name__)
+
+_SENT = ("requests", "search_units", "cost_usd")
+
+
+def plan(job_file: str, partition: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Plan and freeze a partition; return one item per shard to score, and the plan in figures.
+
+    A partition that is published already has no shards to score and nothing to send.
+
+    Raises:
+        JobError, InputError, StateError, BudgetStop, KeyStop: see ``rerank_jobs.job``.
+
+    """
+    job = _load(job_file)
+    planned = plan_partition(job, partition)
+    numbers = [] if planned.plan is None else [shard.number for shard in planned.plan.shards]
+    shards = [
+        {"partition": partition, "plan_id": planned.plan_id, "shard": number} for number in numbers
+    ]
+    promise = planned.promise
+    published = planned.current is not None
+    figures = {
+        "partition": partition,
+        "plan_id": planned.plan_id,
+        "published": published,
+        "shards": len(shards),
+        "rows_in": promise.rows_in,
+        "rows_rejected": promise.rows_rejected,
+        "queries": promise.queries,
+        "passages": promise.passages,
+        "passages_reused": promise.passages_reused,
+        "requests": 0 if published else promise.requests,
+        "search_units": 0 if published else promise.search_units,
+        "cost_usd": 0.0 if published else promise.cost_usd,
+    }
+    if planned.current is not None:
+        number = planned.current.number
+        log.info("Partition %s is published already (generation %d)", partition, number)
+    else:
+        log.info(
+            "Plan %s of partition %s: %s rows, %s requests, %s search units, $%.3f, %d shards",
+            planned.plan_id[:8],
+            partition,
+            f"{promise.rows_in:,}",
+            f"{promise.requests:,}",
+            f"{promise.search_units:,}",
+            promise.cost_usd,
+            len(shards),
+        )
+    return shards, figures
+
+
+def score(job_file: str, shard: dict[str, Any], owner: dict[str, Any]) -> dict[str, Any]:
+    """Score one shard for ``owner`` and return what this try sent.
+
+    A shard that is done, or whose plan is published, sends nothing.
+
+    Raises:
+        Stopped, Interrupted, Busy, Fenced, StateError: see ``rerank_jobs.job``.
+
+    """
+    job = _load(job_file)
+    number = int(shard["shard"])
+    planned = find_plan(job, shard["partition"], shard["plan_id"])
+    if planned.plan is None:
+        log.info("Plan %s is published already: nothing to score", planned.plan_id[:8])
+        return {"shard": number, "requests": 0, "search_units": 0, "cost_usd": 0.0}
+    label = f"Shard {number} (of {len(planned.plan.shards)})"
+    observe = log_progress(label, planned.plan.shards[number].requests)
+    totals = score_partition_shard(job, planned.plan, number, owner=owner, observe=observe).totals
+    log.info(
+        "%s is done: this try sent %s requests, %s search units, $%.3f, in %.1f s",
+        label,
+        f"{totals.requests:,}",
+        f"{totals.search_units:,}",
+        totals.cost_usd,
+        totals.seconds,
+    )
+    return {"shard": number, **{name: getattr(totals, name) for name in _SENT}}
+
+
+def publish(
+    job_file: str, partition: str, plan_id: str, scored: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    """Publish a scored plan, or find it published, and return its generation in figures.
+
+    ``scored`` is what ``score`` returned: it becomes ``requests``, ``search_units`` and
+    ``cost_usd`` of this run. ``paid_…`` is the whole plan's, over all tries.
+
+    Raises:
+        GateFailed, StateError, CommitUnknown: see ``rerank_jobs.job``.
+
+    """
+    job = _load(job_file)
+    generation = publish_partition(job, find_plan(job, partition, plan_id))
+    figures = _describe(job, partition, generation)
+    sent = list(scored)
+    figures |= {name: sum(one[name] for one in sent) for name in _SENT}
+    log.info(
+        "Generation %d of partition %s: %s rows in %s",
+        generation.number,
+        partition,
+        f"{figures['rows']:,}",
+        figures["output"],
+    )
+    return figures
+
+
+def _load(job_file: str) -> Job:
+    return load_job(Path(job_file).expanduser())
+
+
+def _describe(job: Job, partition: str, generation: Generation) -> dict[str, Any]:
+    spent = generation.document["spent"]
+    folder = job.partition_folder(partition)
+    return {
+        "partition": partition,
+        "plan_id": generation.plan_id,
+        "generation": generation.number,
+        "manifest": f"{open_roots(job).state.location}/{generation.name}",
+        "output": f"{job.output_root}/{folder}" if folder else job.output_root,
+        "rows": sum(part.rows for part in generation.parts),
+        "rows_rejected": sum(part.rows for part in generation.rejected),
+        "documents": dict(generation.document["statuses"]),
+        "paid_requests": spent["requests"],
+        "paid_search_units": spent["search_units"],
+        "paid_usd": round(spent["cost_usd"], 6),
+    }

@@ -1,0 +1,94 @@
+"""The task group: plan, then a mapped task per shard, then publish, for any DAG.
+
+Tasks are plain synchronous functions that load our code when they run. XCom carries ids, paths and
+counts; what a retry resumes from is the ledger's files, not Airflow's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Asset, TaskGroup, TriggerRule, get_current_context, task
+
+from rerank_jobs.airflow.failures import report_failures
+
+__all__ = ["rerank_task_group"]
+
+UNPARTITIONED = "_all"
+
+
+def rerank_task_group(
+    job: str,
+    *,
+    group_id: str = "rerank",
+    partition: str | None = None,
+    outlets: Sequence[Asset] = (),
+    score_args: dict[str, Any] | None = None,
+) -> TaskGroup:
+    """Add plan, score (one mapped task per shard) and publish to the current DAG.
+
+    ``job`` is the path of a job file as every worker sees it; Jinja is rendered in it and in
+    ``partition``. Without ``partition`` the key is the run's partition key, else its parameter
+    ``partition``, else its logical date, else the whole table. ``score_args`` go to the scoring
+    tasks (``pool``, ``max_active_tis_per_dagrun``, ``execution_timeout``). Each of ``outlets`` gets
+    the figures of the published generation as the event's extra.
+
+    A partition whose input and job are as they were when it was published sends nothing: its
+    scoring is skipped and ``publish`` returns the generation that is current. A retried or cleared
+    task goes on from what is sealed. Errors that a retry cannot mend fail at once.
+    """
+    with TaskGroup(group_id) as group:
+        planned = _plan(job=job, partition=partition or "")
+        shards = _score.override(**(score_args or {})).partial(job=job).expand(shard=planned)
+        publish = _publish.override(outlets=list(outlets))
+        publish(job=job, plan=planned["plan"], scored=shards)
+    return group
+
+
+@task(task_id="plan")
+def _plan(job: str, partition: str) -> list[dict[str, Any]]:
+    from rerank_jobs.airflow import steps
+
+    context = get_current_context()
+    with report_failures():
+        shards, figures = steps.plan(job, partition or _find_partition(context))
+    context["ti"].xcom_push("plan", figures)
+    return shards
+
+
+@task(
+    task_id="score",
+    map_index_template="{{ task.op_kwargs['shard']['partition'] }}"
+    " shard {{ task.op_kwargs['shard']['shard'] }}",
+)
+def _score(job: str, shard: dict[str, Any]) -> dict[str, Any]:
+    from rerank_jobs.airflow import steps
+    from rerank_jobs.ledger.owners import make_airflow_owner
+
+    ti = get_current_context()["ti"]
+    owner = make_airflow_owner(ti.dag_id, ti.run_id, ti.task_id, int(ti.map_index))
+    with report_failures():
+        return steps.score(job, shard, owner)
+
+
+@task(task_id="publish", trigger_rule=TriggerRule.NONE_FAILED)
+def _publish(
+    job: str, plan: dict[str, Any], scored: Sequence[dict[str, Any]] | None
+) -> dict[str, Any]:
+    from rerank_jobs.airflow import steps
+
+    context = get_current_context()
+    # The sequence is lazy: a slice is one call, and iterating asks for an item beyond the last.
+    sent = scored[:] if scored is not None else ()
+    with report_failures():
+        figures = steps.publish(job, plan["partition"], plan["plan_id"], sent)
+    for outlet in context["task"].outlets:
+        context["outlet_events"][outlet].extra = figures
+    return figures
+
+
+def _find_partition(context: Any) -> str:
+    run, params = context["dag_run"], context["params"]
+    key = run.partition_key or params.get("partition") or context.get("ds")
+    return str(key or UNPARTITIONED)
