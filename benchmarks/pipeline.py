@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -79,7 +78,7 @@ def run(folder: Path, pairs: int, queries: int, url: str) -> dict[str, Any]:
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job))
     command = [sys.executable, "-m", "benchmarks.pipeline", "--job", str(path)]
-    reply = subprocess.run(command, check=True, capture_output=True, text=True)
+    reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, Any] = json.loads(reply.stdout)
     return figures
 
@@ -121,8 +120,13 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def peak_megabytes() -> int:
-    """Return this process's peak resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Return this process's peak resident memory so far.
+
+    ``ru_maxrss`` would not do: a child inherits its parent's peak over fork and exec.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
 
 
 def show(pairs: int, figures: dict[str, Any]) -> None:

@@ -297,7 +297,8 @@ class Job(_Part):
         """Return ``path`` as a location: absolute if local, a URL such as s3://… as it is."""
         if "://" in path:
             return path.rstrip("/")
-        return os.path.abspath(self.base / os.path.expanduser(path))
+        # Path.resolve() would follow links: a location stays the one that its owner wrote.
+        return os.path.abspath(self.base / os.path.expanduser(path))  # noqa: PTH100, PTH111
 
     @property
     def output_root(self) -> str:
@@ -379,7 +380,7 @@ def parse_job(data: dict[str, Any], *, base: Path, where: str = "job") -> Job:
     if "base" in data:
         raise JobError(f"{where}: base: unknown key")
     try:
-        return Job.model_validate({**data, "base": Path(os.path.abspath(base))})
+        return Job.model_validate({**data, "base": Path(os.path.abspath(base))})  # noqa: PTH100
     except ValidationError as error:
         problems = [_describe(dict(item)) for item in error.errors(include_url=False)]
         raise JobError(f"{where}: " + "; ".join(problems)) from None

@@ -132,7 +132,7 @@ def _check_names(schema: pa.Schema, where: str, *, replace: bool) -> None:
         )
 
 
-def _struct_fields(schema: pa.Schema, columns: Columns, where: str) -> list[pa.Field]:
+def _struct_fields(schema: pa.Schema, columns: Columns, where: str) -> list[pa.Field[Any]]:
     name = columns.candidates or ""
     role = Role("candidates", ("list",), required=True)
     _check_column(name, role, list(schema), where, None)
@@ -143,7 +143,7 @@ def _struct_fields(schema: pa.Schema, columns: Columns, where: str) -> list[pa.F
 
 
 def _check_column(
-    column: str, role: Role, fields: Sequence[pa.Field], where: str, parent: str | None
+    column: str, role: Role, fields: Sequence[pa.Field[Any]], where: str, parent: str | None
 ) -> None:
     what = f"field {parent}.{column}" if parent else f"column {column!r}"
     found = next((field for field in fields if field.name == column), None)

@@ -1,20 +1,20 @@
 """Every error that a user can meet, split by who must act.
 
     RerankJobsError
-    |-- JobError             the job file, the command or the set-up is wrong: change it       exit 2
-    |-- InputError           the table is wrong: file, column and row are named                exit 2
-    |-- StateError           the state root is damaged, foreign or of another format           exit 2
-    |-- Stopped              nothing is lost: remove the cause, run again, it goes on          exit 3
+    |-- JobError             the job file, the command or the set-up is wrong: change it    exit 2
+    |-- InputError           the table is wrong: file, column and row are named             exit 2
+    |-- StateError           the state root is damaged, foreign or of another format        exit 2
+    |-- Stopped              nothing is lost: remove the cause, run again, it goes on       exit 3
     |   |-- BudgetStop       a plan dearer than the budget, or a spent allowance
     |   |-- KeyStop          no key, or a key that the endpoint refused (401, 403)
     |   |-- CreditStop       the account is out of credit, or at its limit (402, 403)
     |   |-- QuotaStop        a daily quota, or a limit with a known instant of reset
     |   `-- EndpointStop     the endpoint refuses the job as it stands, or stays out of reach
-    |-- GateFailed           everything is paid and kept, but a gate forbids publishing        exit 4
-    |-- Busy                 another live owner works on this shard                            exit 5
-    |-- Fenced               another owner took this shard over                                exit 6
-    |-- Interrupted          a signal: what is paid is sealed                                  exit 130
-    `-- CommitUnknown        the store neither confirmed nor denied a commit: run again        exit 3
+    |-- GateFailed           everything is paid and kept, but a gate forbids publishing     exit 4
+    |-- Busy                 another live owner works on this shard                         exit 5
+    |-- Fenced               another owner took this shard over                             exit 6
+    |-- Interrupted          a signal: what is paid is sealed                               exit 130
+    `-- CommitUnknown        the store neither confirmed nor denied a commit: run again     exit 3
 
 A message is one line: what, where, what to do. It never holds query text, document text or keys.
 """

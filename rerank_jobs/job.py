@@ -309,7 +309,7 @@ def _open_transport(job: Job) -> httpx.AsyncBaseTransport | None:
 
 @functools.cache
 def _embedded_app() -> Any:
-    """The endpoint in this process, loaded once: it bills nothing and limits nothing."""
+    """Return the endpoint in this process, loaded once: it bills nothing and limits nothing."""
     from rerank_jobs.endpoint.app import create_app
 
     return create_app(price_per_search_usd=0.0)

@@ -21,6 +21,7 @@ from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.plan.build import connect
 from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, run_folder
+from rerank_jobs.plan.work import read_batches
 from rerank_jobs.publish.generations import Part
 from rerank_jobs.publish.merge import Merged, count_statuses, merge_shard, output_schema
 from rerank_jobs.publish.publisher import ShardPart
@@ -50,10 +51,7 @@ def open_work(store: Store, file: WorkFile) -> Path:
 
 def iterate_work(store: Store, file: WorkFile) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a work file without holding the file in memory."""
-    path = open_work(store, file)
-    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
+    yield from read_batches(open_work(store, file))
 
 
 def read_done(store: Store, folder: str) -> ShardPart | None:

@@ -119,7 +119,8 @@ def _rows(store: Store, shard: ShardPlan) -> Iterator[tuple[bytes, str, bytes, s
 
 def _request_numbers(store: Store, shard: ShardPlan) -> Iterator[int]:
     for batch in iterate_work(store, shard.files["schedule"]):
-        yield from batch.column("request").to_pylist()
+        numbers: list[Any] = batch.column("request").to_pylist()
+        yield from numbers
 
 
 def _make_requests(

@@ -1,4 +1,4 @@
-"""What every test may use: the real tables where they are, and nothing of the user's environment."""
+"""What every test may use: the real tables where they are, nothing of the user's environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real tables with judgements; tests that need it skip where it is absent."""
+    """Return the folder of real tables with judgements; tests that need it skip where it is absent."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real tables (../shared/data) are not on this machine")
@@ -20,5 +20,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key in the developer's environment must never reach a test."""
+    """Keep a key in the developer's environment from reaching any test."""
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)

@@ -58,7 +58,8 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
         ("Rows", f"{promise.rows_in:,} in, {promise.rows_out:,} out{put_aside}{cut}"),
         (
             "Queries",
-            f"{promise.queries:,} texts in {promise.groups:,} groups, {promise.pairs:,} pairs to rank",
+            f"{promise.queries:,} texts in {promise.groups:,} groups,"
+            f" {promise.pairs:,} pairs to rank",
         ),
         ("Passages", f"{promise.passages:,}, of which {promise.passages_reused:,} paid earlier"),
         (
@@ -72,7 +73,7 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
 
 
 class RunDisplay:
-    """Live progress on a terminal, a plain line every ten seconds elsewhere; close it at the end."""
+    """Live progress on a terminal, a plain line every ten seconds elsewhere; close it after use."""
 
     def __init__(self, console: Console) -> None:
         """Show on ``console``."""
@@ -125,7 +126,10 @@ class RunDisplay:
 def print_result(console: Console, job: Job, result: RunResult) -> None:
     """Print what a run did."""
     totals = result.totals
-    sent = f"{totals.requests:,} requests, {totals.search_units:,} search units, ${totals.cost_usd:,.3f}"
+    sent = (
+        f"{totals.requests:,} requests, {totals.search_units:,} search units,"
+        f" ${totals.cost_usd:,.3f}"
+    )
     if totals.requests == 0:
         sent = "nothing"
     console.print(f"Sent: {sent}, in {result.seconds:.1f} s" + _drift(result))
@@ -150,6 +154,6 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
 def _drift(result: RunResult) -> str:
     """How the replies' units differ from what was planned for the same requests."""
     planned, reported = result.totals.planned_units, result.totals.search_units
-    if planned == 0 or planned == reported:
+    if planned in {0, reported}:
         return ""
     return f" ({reported - planned:+,} units against the plan)"

@@ -128,11 +128,13 @@ def _look_at_endpoint(job: Job) -> Iterator[Finding]:
     try:
         reply = httpx.get(f"{job.endpoint.url.rstrip('/')}/key", headers=headers, timeout=15)
     except (httpx.HTTPError, ValueError) as error:
-        seen = f"{job.endpoint.url} cannot be reached ({type(error).__name__}): check url, network and proxy"
+        kind = type(error).__name__
+        seen = f"{job.endpoint.url} cannot be reached ({kind}): check url, network and proxy"
         yield Finding("endpoint", well=False, seen=seen)
         return
     if reply.status_code in {401, 403}:
-        seen = f"{job.endpoint.url} refused the key ({reply.status_code}): check {job.endpoint.api_key_env}"
+        check = f"check {job.endpoint.api_key_env}"
+        seen = f"{job.endpoint.url} refused the key ({reply.status_code}): {check}"
         yield Finding("endpoint", well=False, seen=seen)
     else:
         seen = f"{job.endpoint.url} answers ({reply.status_code}){_credit(reply)}"

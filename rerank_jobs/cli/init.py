@@ -79,6 +79,7 @@ def init(arguments: argparse.Namespace) -> int:
     except FileExistsError:
         raise JobError(f"{arguments.path}: exists already: name another file") from None
     print(
-        f"Wrote {arguments.path}. Next: edit its paths and columns, then rerank-jobs doctor {arguments.path}"
+        f"Wrote {arguments.path}. Next: edit its paths and columns, then"
+        f" rerank-jobs doctor {arguments.path}"
     )
     return 0

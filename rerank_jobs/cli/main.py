@@ -58,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="rerank-jobs",
-        description="Rerank tables of search results in Parquet: priced first, paid once, resumable.",
+        description="Rerank tables of search results in Parquet: priced first, paid once,"
+        " resumable.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands = argparse._SubParsersAction  # type: ignore[type-arg]  # noqa: SLF001 - argparse names it so
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add(commands: Commands, name: str, where: str, text: str) -> argparse.ArgumentParser:

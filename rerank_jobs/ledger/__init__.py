@@ -1,1 +1,1 @@
-"""The ledger: every paid reply sealed in immutable segments, claims on shards, the score library."""
+"""The ledger: paid replies sealed in immutable segments, claims on shards, the score library."""

@@ -34,7 +34,7 @@ class Claim:
     folder: str
     epoch: int
     owner: dict[str, Any]
-    on_fenced: Callable[[], None] = lambda: None
+    on_fenced: Callable[[], object] = lambda: None
     clock: Callable[[], float] = time.time
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -110,8 +110,9 @@ def acquire(
         held_by = holder.get("owner", {})
         if not (same_owner(held_by, owner) or is_gone(held_by) or silence >= SILENCE_SECONDS):
             raise Busy(
-                f"{folder}: {describe_owner(held_by)} is at work on it (last sign {silence:.0f} s ago):"
-                f" wait for it, or try again after {SILENCE_SECONDS:.0f} s of silence"
+                f"{folder}: {describe_owner(held_by)} is at work on it (last sign"
+                f" {silence:.0f} s ago): wait for it, or try again after"
+                f" {SILENCE_SECONDS:.0f} s of silence"
             )
     document = {"epoch": latest + 1, "owner": owner, "claimed_at": clock()}
     if store.put_if_absent(_claim_name(folder, latest + 1), seal_json(document)) is Put.OTHER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from rerank_jobs.storage import Entry, Store
 __all__ = ["Loaded", "Spent", "load_segments"]
 
 PAIRS = pa.schema(
-    [
+    [  # type: ignore[arg-type]  # mypy joins the types of the columns to object
         ("query_key", pa.binary(16)),
         ("passage_key", pa.binary(16)),
         ("score", pa.float64()),
@@ -55,8 +56,8 @@ class Loaded:
 
     def keys(self) -> set[bytes]:
         """Return ``query_key + passage_key`` of every pair that needs no request."""
-        queries = self.pairs.column("query_key").to_pylist()
-        passages = self.pairs.column("passage_key").to_pylist()
+        queries: list[Any] = self.pairs.column("query_key").to_pylist()
+        passages: list[Any] = self.pairs.column("passage_key").to_pylist()
         return {query + passage for query, passage in zip(queries, passages, strict=True)}
 
 
@@ -77,7 +78,7 @@ def load_segments(store: Store, folder: str, plan_id: str | None = None) -> Load
             good.append(name)
     ledger = pa.concat_tables(tables) if tables else arrow_schema("ledger").empty_table()
     pairs = _first_of_each(_explode(ledger))
-    refused = int(pc.sum(pc.is_valid(pairs.column("error"))).as_py() or 0)
+    refused = pairs.num_rows - pairs.column("error").null_count
     spent = dataclasses.replace(_add_up(ledger), passages_failed=refused)
     return Loaded(pairs, spent, tuple(good), tuple(torn))
 
@@ -143,11 +144,12 @@ def _first_of_each(pairs: pa.Table) -> pa.Table:
     _, first = np.unique(packed, return_index=True)
     if len(first) == pairs.num_rows:
         return pairs
-    return pairs.take(pa.array(np.sort(first)))
+    return pairs.take(np.sort(first))
 
 
 def _words(pairs: pa.Table, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    chunk = pairs.column(name).combine_chunks()
-    array = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
-    data = np.frombuffer(array.buffers()[1], dtype=np.uint64).reshape(-1, 2)
-    return data[array.offset : array.offset + len(array)]
+    array = pairs.column(name).combine_chunks()
+    # The stubs do not know that an Arrow buffer is a bytes-like object.
+    data = np.frombuffer(array.buffers()[1], dtype=np.uint64)  # type: ignore[call-overload]
+    words: np.ndarray[tuple[int, int], np.dtype[np.uint64]] = data.reshape(-1, 2)
+    return words[array.offset : array.offset + len(array)]

@@ -1,8 +1,8 @@
 """Segments: paid replies, sealed before anything else happens to them.
 
 A reply is *unsaved* from the moment it arrives until the segment that holds it is created. Unsaved
-replies are bounded by count, seconds and dollars; while a seal lags, ``accept`` waits, so nothing is
-dropped and admission stops. Sealing runs in a thread: the event loop never waits for a disk.
+replies are bounded by count, seconds and dollars; while a seal lags, ``accept`` waits, so nothing
+is dropped and admission stops. Sealing runs in a thread: the event loop never waits for a disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Building a plan: one pass from an input table to work files and a promise, in a scratch folder."""
+"""Building a plan: one pass from an input table to work files and a promise, in scratch space."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _check_rows(con: duckdb.DuckDBPyConnection, table: InputTable, job: Job) -> 
 
 
 def _keep_sample(con: duckdb.DuckDBPyConnection, counts: Counts, queries: int) -> Counts:
-    """Cut the table to ``queries`` distinct queries, chosen by key: a fair draw, the same each time."""
+    """Cut the table to ``queries`` distinct queries, drawn fairly by key, the same each time."""
     con.execute(f"""CREATE TABLE sample AS SELECT DISTINCT query_key FROM ranked
         ORDER BY sha256(query_key) LIMIT {queries}""")
     for name in ("ranked", "row_keys"):

@@ -103,7 +103,8 @@ def _key_rows(con: duckdb.DuckDBPyConnection, job: Job, salt: bytes, shards: int
     group = quote(columns.query_id) if columns.query_id else "NULL"
     con.execute(f"""
         CREATE TABLE all_rows AS SELECT {ROW} AS row, {group} AS gid, {query} IS NULL AS no_query,
-            CASE WHEN regexp_matches({query}, {_VISIBLE}) THEN {key_sql(query, salt)} END AS query_key,
+            CASE WHEN regexp_matches({query}, {_VISIBLE})
+                THEN {key_sql(query, salt)} END AS query_key,
             {route_sql(query, shards)} AS shard FROM src""")
     needs_id = "gid IS NULL" if columns.query_id else "false"
     con.execute(f"""
@@ -207,9 +208,11 @@ def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes) -> No
         con.unregister("rendered_batch")
     reader.close()
     con.execute(f"""CREATE TABLE raw_keys AS SELECT raw, text,
-        CASE WHEN regexp_matches(text, {_VISIBLE}) THEN {key_sql("text", salt)} END AS doc_key FROM raw""")
+        CASE WHEN regexp_matches(text, {_VISIBLE}) THEN {key_sql("text", salt)} END AS doc_key
+        FROM raw""")
     con.execute("""CREATE TABLE rendered AS
-        SELECT doc_key, min(text) AS text FROM raw_keys WHERE doc_key IS NOT NULL GROUP BY doc_key""")
+        SELECT doc_key, min(text) AS text FROM raw_keys
+        WHERE doc_key IS NOT NULL GROUP BY doc_key""")
     con.execute("""CREATE TABLE keyed_text AS
         SELECT k.* REPLACE (r.doc_key AS doc_key, r.size AS size) FROM keyed AS k
         JOIN (SELECT raw, doc_key, strlen(text) AS size FROM raw_keys) AS r ON k.doc_key = r.raw""")
@@ -222,10 +225,11 @@ _FIRST_STAGE = "fs_order NULLS LAST, fs_score DESC NULLS LAST, ref"
 
 
 def _reject_candidates(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute("""INSERT INTO rejected SELECT row, ref, CASE WHEN did IS NULL THEN 'null_document_id'
-        ELSE 'blank_document' END FROM keyed WHERE did IS NULL OR doc_key IS NULL""")
-    con.execute("""CREATE TABLE repeated AS SELECT grp, did, min(doc_key) <> max(doc_key) AS conflict
-        FROM keyed JOIN row_keys USING (row) WHERE did IS NOT NULL AND doc_key IS NOT NULL
+    con.execute("""INSERT INTO rejected SELECT row, ref,
+        CASE WHEN did IS NULL THEN 'null_document_id' ELSE 'blank_document' END
+        FROM keyed WHERE did IS NULL OR doc_key IS NULL""")
+    con.execute("""CREATE TABLE repeated AS
+        SELECT grp, did, min(doc_key) <> max(doc_key) AS conflict FROM keyed JOIN row_keys USING (row) WHERE did IS NOT NULL AND doc_key IS NOT NULL
         GROUP BY grp, did HAVING count(*) > 1""")
     con.execute(f"""INSERT INTO rejected SELECT row, ref,
         CASE WHEN conflict THEN 'conflicting_document' ELSE 'duplicate_document' END FROM (

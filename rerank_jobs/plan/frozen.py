@@ -110,7 +110,7 @@ def freeze(
     identity: str,
     draft: Draft,
 ) -> Plan:
-    """Put the work files and create the plan file; if another process was first, return its plan."""
+    """Put the work files and create the plan file; return another process's plan if that was first."""
     price = job.endpoint.price_usd
     shards = [
         {

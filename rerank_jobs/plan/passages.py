@@ -1,7 +1,7 @@
 """Passages: every (query, document) pair that needs a score, as the texts that will be sent.
 
-Pairs come out of DuckDB ordered by shard, query, first-stage rank and document; whole batches are
-estimated at once, and only documents over the context are touched one by one.
+A shard's pairs come out of DuckDB ordered by query, first-stage rank and document; whole batches
+are estimated at once, and only documents over the context are touched one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rerank_jobs.plan.identity import compute_key
 from rerank_jobs.plan.packing import billing_chunks
 from rerank_jobs.plan.tokens import QUERY_CUT, estimate_tokens
 from rerank_jobs.plan.windows import cut_windows, passage_limit, truncate
-from rerank_jobs.plan.work import ShardWriters, narrow_joins, split_by_shard
+from rerank_jobs.plan.work import ShardWriters, narrow_joins, read_batches, split_by_shard
 from rerank_jobs.tables.sources import ROW, InputTable, quote
 
 __all__ = ["OVER_CONTEXT", "PASSAGES", "write_passages"]
@@ -29,7 +29,7 @@ OVER_CONTEXT = "over_context"
 """Error code of a document longer than the context under ``long_documents: fail``."""
 
 PASSAGES = pa.schema(
-    [
+    [  # type: ignore[arg-type]  # mypy joins the types of the columns to object
         ("query_key", pa.binary(16)),
         ("query", pa.string()),
         ("doc_key", pa.binary(16)),
@@ -74,20 +74,64 @@ def write_passages(
         min(fs_rank) AS fs_rank FROM ranked WHERE n > 1 GROUP BY shard, query_key, doc_key""")
     con.execute("""CREATE TABLE sends(ord BIGINT, shard INTEGER, query_key BLOB, passage_key BLOB,
         chunks INTEGER, error VARCHAR)""")
-    pairs = written = 0
-    reader = con.cursor()
-    with narrow_joins(reader):
-        for batch in stream(reader, _pairs_sql(table, job), document_bytes):
+    pairs = _write_pairs(con, table, job, out, document_bytes)
+    written = 0
+    for shard in range(out.shards):
+        for batch in _sorted_pairs(con, out, shard, document_bytes):
             for piece in _slice(batch, document_bytes):
                 passages = _cut(piece, job.context, salt)
-                for shard, part in split_by_shard(passages):
-                    out.write(shard, part)
-                _note_sends(con, passages, written)
+                out.write(shard, passages)
+                _note_sends(con, passages, shard, written)
                 written += passages.num_rows
-            pairs += batch.num_rows
-    reader.close()
+        _pairs_of(out).path(shard).unlink()
     con.execute("DROP TABLE pairs")
     return pairs
+
+
+_PAIRS = pa.schema(
+    [
+        ("query_key", pa.binary()),
+        ("doc_key", pa.binary()),
+        ("fs_rank", pa.int32()),
+        ("text", pa.string()),
+    ]
+)
+
+
+def _pairs_of(out: ShardWriters) -> ShardWriters:
+    return ShardWriters(out.folder, "pairs", _PAIRS, out.shards)
+
+
+def _write_pairs(
+    con: duckdb.DuckDBPyConnection,
+    table: InputTable,
+    job: Job,
+    out: ShardWriters,
+    document_bytes: int,
+) -> int:
+    """Join texts to pairs as they come, a file per shard: sorting all texts at once takes memory."""
+    count = 0
+    with _pairs_of(out) as files, narrow_joins(con):
+        for batch in stream(con, _pairs_sql(table, job), document_bytes):
+            for shard, part in split_by_shard(batch):
+                files.write(shard, part)
+            count += batch.num_rows
+    return count
+
+
+def _sorted_pairs(
+    con: duckdb.DuckDBPyConnection, out: ShardWriters, shard: int, document_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield a shard's pairs with their query texts, by query, first-stage rank and document."""
+    reader = con.cursor()
+    # A batch reader, not a data set: that one would read many batches ahead.
+    batches = read_batches(_pairs_of(out).path(shard))
+    reader.register("shard_pairs", pa.RecordBatchReader.from_batches(_PAIRS, batches))
+    query = """SELECT p.query_key, q.query, p.doc_key, p.text FROM shard_pairs AS p
+        JOIN queries AS q ON p.query_key = q.query_key
+        ORDER BY p.query_key, p.fs_rank, p.doc_key"""
+    yield from stream(reader, query, document_bytes)
+    reader.close()
 
 
 def _slice(batch: pa.RecordBatch, document_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -99,25 +143,26 @@ def _slice(batch: pa.RecordBatch, document_bytes: int) -> Iterator[pa.RecordBatc
 
 def _pairs_sql(table: InputTable, job: Job) -> str:
     columns = job.input.columns
+    text = f"t.{quote(columns.document[0])}"
     if not document_is_text(table, job):
-        source = "pairs AS p JOIN rendered AS t ON p.doc_key = t.doc_key"
-        text = "t.text"
+        source, text = "rendered AS t JOIN pairs AS p ON t.doc_key = p.doc_key", "t.text"
     elif job.input.layout == "long":
         source = f"src AS t JOIN pairs AS p ON t.{ROW} = p.ref"
-        text = f"t.{quote(columns.document[0])}"
     else:
         source = "candidates AS t JOIN pairs AS p ON t.ref = p.ref"
-        text = f"t.{quote(columns.document[0])}"
-    return f"""SELECT p.shard, p.query_key, q.query, p.doc_key, {text} AS text FROM {source}
-        JOIN queries AS q ON p.query_key = q.query_key
-        ORDER BY p.shard, p.query_key, p.fs_rank, p.doc_key"""
+    return f"SELECT p.shard, p.query_key, p.doc_key, p.fs_rank, {text} AS text FROM {source}"
 
 
-def _note_sends(con: duckdb.DuckDBPyConnection, passages: pa.RecordBatch, written: int) -> None:
-    order = pa.array(np.arange(written, written + passages.num_rows))
-    columns = ["shard", "query_key", "passage_key", "chunks", "error"]
+def _note_sends(
+    con: duckdb.DuckDBPyConnection, passages: pa.RecordBatch, shard: int, written: int
+) -> None:
+    count = passages.num_rows
     narrow = pa.table(
-        [order, *(passages.column(name) for name in columns)], names=["ord", *columns]
+        {
+            "ord": pa.array(np.arange(written, written + count)),
+            "shard": pa.array(np.full(count, shard, dtype=np.int32)),
+            **{name: passages.column(name) for name in ("query_key", "passage_key", "chunks", "error")},
+        }
     )
     con.register("new_sends", narrow)
     con.execute("INSERT INTO sends SELECT * FROM new_sends")
@@ -201,7 +246,6 @@ def _assemble(
         errors[row] = item.error
     take = pa.array(index)
     columns = {
-        "shard": batch.column("shard").take(take),
         "query_key": batch.column("query_key").take(take),
         "query": batch.column("query").take(take),
         "doc_key": batch.column("doc_key").take(take),

@@ -50,7 +50,7 @@ class Promise:
 
 
 def allow(price: ShardPrice, price_usd: float) -> float:
-    """Return a shard's allowance in dollars: planned cost x 1.05 and one retry; 0 if it sends nothing."""
+    """Return a shard's allowance in dollars: planned cost x 1.05 and one retry; 0 if nothing to send."""
     if price.requests == 0:
         return 0.0
     return round((price.units * 1.05 + price.widest_units) * price_usd, 6)
@@ -99,8 +99,8 @@ def check_budget(job: Job, promise: Promise) -> None:
     limit = job.budget.max_usd
     if limit is not None and promise.allowance_usd > limit:
         raise BudgetStop(
-            f"job {job.name}: the plan costs ${promise.cost_usd:.3f} ({promise.search_units:,} search"
-            f" units), with retries up to ${promise.allowance_usd:.3f}, over budget.max_usd"
-            f" ${limit:.3f}: nothing was sent; raise the budget, set candidates.top_k, or try a part"
-            " with --limit-queries"
+            f"job {job.name}: the plan costs ${promise.cost_usd:.3f}"
+            f" ({promise.search_units:,} search units), with retries up to"
+            f" ${promise.allowance_usd:.3f}, over budget.max_usd ${limit:.3f}: nothing was sent;"
+            " raise the budget, set candidates.top_k, or try a part with --limit-queries"
         )

@@ -1,7 +1,7 @@
 """The schedule: per query, what is reused and which requests send the rest, for the fewest units.
 
 Reuse follows the price (design section 4): under ``cheapest`` a query's earlier scores are used if
-that lowers its units, else all of it is sent again for the same money and its ranking is of one day.
+that lowers its units, else all of it is sent again for the same money: its ranking is of one day.
 Under ``strict`` earlier scores are always used, under ``off`` never.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rerank_jobs.plan.cluster import stream
 from rerank_jobs.plan.packing import MAX_PASSAGES, pack_query, search_units
@@ -22,7 +24,7 @@ from rerank_jobs.plan.work import ShardWriters
 __all__ = ["SCHEDULE", "ShardPrice", "price_queries", "write_schedule"]
 
 SCHEDULE = pa.schema(
-    [
+    [  # type: ignore[arg-type]  # mypy joins the types of the columns to object
         ("request", pa.int32()),
         ("units", pa.int32()),
         ("score", pa.float64()),
@@ -67,7 +69,7 @@ def write_schedule(
         starts = np.flatnonzero(np.diff(shards, prepend=shards[:1] - 1))
         for start, stop in zip(starts, [*starts[1:], len(shards)], strict=True):
             shard = int(shards[start])
-            part = batch.slice(start, stop - start)
+            part = batch.slice(int(start), int(stop - start))
             prices[shard] = _schedule_part(part, mode, shard, prices[shard], out)
     reader.close()
     return prices
@@ -81,9 +83,12 @@ def _sends_sql(library: str | None, mode: str) -> str:
     join = ""
     if library is not None and mode != "off":
         known = "l.score, l.model, l.provider"
-        join = f"LEFT JOIN ({library}) AS l ON s.query_key = l.query_key AND s.passage_key = l.passage_key"
-    return f"""SELECT s.shard, s.query_key, s.chunks, s.error IS NOT NULL AS refused, {repeat}, {known}
-        FROM sends AS s {join} ORDER BY s.ord"""
+        join = (
+            f"LEFT JOIN ({library}) AS l"
+            " ON s.query_key = l.query_key AND s.passage_key = l.passage_key"
+        )
+    return f"""SELECT s.shard, s.query_key, s.chunks, s.error IS NOT NULL AS refused,
+        {repeat}, {known} FROM sends AS s {join} ORDER BY s.ord"""
 
 
 def _whole_queries(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -113,8 +118,9 @@ def _same_query(before: pa.Table, after: pa.Table) -> bool:
 
 def _query_starts(table: pa.Table) -> IntArray:
     keys = table.column("query_key").cast(pa.binary(16)).combine_chunks()
-    data = np.frombuffer(keys.buffers()[1], dtype=np.uint64).reshape(-1, 2)
-    words = data[keys.offset : keys.offset + len(keys)]
+    # The stubs do not know that an Arrow buffer is a bytes-like object.
+    data = np.frombuffer(keys.buffers()[1], dtype=np.uint64)  # type: ignore[call-overload]
+    words = data.reshape(-1, 2)[keys.offset : keys.offset + len(keys)]
     changed = np.any(words[1:] != words[:-1], axis=1)
     return np.concatenate([[0], np.flatnonzero(changed) + 1]).astype(np.int64)
 
@@ -133,7 +139,7 @@ def _schedule_part(
     use, send, added = price_queries(chunks, counted, known & counted, starts, mode)
     numbers, units = _number_requests(chunks, send, starts, price.requests)
     reused = np.repeat(use, np.diff([*starts, len(chunks)])) & known
-    columns = [pa.array(numbers), pa.array(units)]
+    columns: list[pa.Array[Any] | pa.ChunkedArray[Any]] = [pa.array(numbers), pa.array(units)]
     names = ("score", "model", "provider")
     dropped = pa.array(~reused)
     columns += [_blank(table.column(name), dropped) for name in names]
@@ -141,15 +147,17 @@ def _schedule_part(
     return _add(price, added, numbers, units)
 
 
-def _blank(column: pa.ChunkedArray, dropped: pa.Array) -> pa.ChunkedArray:
-    return pa.compute.if_else(dropped, pa.scalar(None, column.type), column)
+def _blank(column: pa.ChunkedArray[Any], dropped: pa.Array[Any]) -> pa.ChunkedArray[Any]:
+    blanked: pa.ChunkedArray[Any] = pc.if_else(dropped, pa.scalar(None, column.type), column)
+    return blanked
 
 
 def price_queries(
     chunks: IntArray, counted: BoolArray, known: BoolArray, starts: IntArray, mode: str
 ) -> tuple[BoolArray, BoolArray, ShardPrice]:
-    """Decide per query whether known scores are used; return (use per query, send per passage, sums).
+    """Decide per query whether known scores are used.
 
+    Return (use per query, send per passage, sums).
     ``counted`` marks passages that would be sent without reuse, ``starts`` each query's first one.
     """
     all_units = search_units(np.add.reduceat(np.where(counted, chunks, 0), starts))
@@ -177,7 +185,7 @@ def price_queries(
 def _number_requests(
     chunks: IntArray, send: BoolArray, starts: IntArray, first: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Number the requests of each query from ``first`` on; return (request, its units) a passage."""
+    """Give each query's requests numbers from ``first`` on; return (request, its units) a passage."""
     numbers = np.full(len(chunks), -1, dtype=np.int32)
     units = np.zeros(len(chunks), dtype=np.int32)
     positions = np.flatnonzero(send)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -32,6 +32,7 @@ from rerank_jobs.tables.sources import ROW, InputTable, quote
 __all__ = [
     "ShardWriters",
     "narrow_joins",
+    "read_batches",
     "split_by_shard",
     "write_candidates",
     "write_rejected",
@@ -58,7 +59,7 @@ class ShardWriters:
     def __enter__(self) -> Self:
         """Create all files."""
         for shard in range(self.shards):
-            self._open.append(pa.ipc.new_file(self.path(shard), self.schema, options=_IPC))
+            self._open.append(pa.ipc.new_file(str(self.path(shard)), self.schema, options=_IPC))
         return self
 
     def write(self, shard: int, batch: pa.RecordBatch | pa.Table) -> None:
@@ -78,6 +79,13 @@ class ShardWriters:
                 stack.callback(writer.close)
 
 
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a work file without holding the file in memory."""
+    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
 def split_by_shard(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield (shard, its rows in order) of a batch with an integer column ``shard``."""
     shards = batch.column("shard").to_numpy(zero_copy_only=False)
@@ -89,9 +97,9 @@ def split_by_shard(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]
     if len(starts) == 1:
         yield int(sorted_shards[0]), batch
         return
-    arranged = batch.take(pa.array(order))
+    arranged = batch.take(order)
     for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        yield int(sorted_shards[start]), arranged.slice(start, stop - start)
+        yield int(sorted_shards[start]), arranged.slice(int(start), int(stop - start))
 
 
 @contextlib.contextmanager
@@ -122,7 +130,7 @@ def rows_schema(table: InputTable) -> pa.Schema:
 
 
 CANDIDATES = pa.schema(
-    [
+    [  # type: ignore[arg-type]  # mypy joins the types of the columns to object
         ("ref", pa.int64()),
         ("row", pa.int64()),
         ("grp", pa.int64()),
@@ -159,8 +167,9 @@ def write_rejected(
         one = f"CASE WHEN r.ref IS NULL THEN {quote(lists)} ELSE [{quote(lists)}[{element}]] END"
         columns[table.schema.names.index(lists)] = f"{one} AS {quote(lists)}"
     query = f"""SELECT {", ".join(columns)}, r.row AS {ROW}, r.reason AS rerank_reason,
-        CASE WHEN {"false" if lists is None else "r.ref IS NOT NULL"} THEN 'candidate' ELSE 'row' END
-        AS rerank_rejected FROM src AS s JOIN rejected AS r ON s.{ROW} = r.row ORDER BY r.row, r.ref"""
+        CASE WHEN {"false" if lists is None else "r.ref IS NOT NULL"}
+            THEN 'candidate' ELSE 'row' END AS rerank_rejected
+        FROM src AS s JOIN rejected AS r ON s.{ROW} = r.row ORDER BY r.row, r.ref"""
     schema = pa.schema([*plain_schema(table.schema), *arrow_schema("rejected")])
     with narrow_joins(con):
         batches = (_add_source(batch, table) for batch in stream(con, query, row_bytes))
@@ -168,7 +177,8 @@ def write_rejected(
 
 
 def _add_source(batch: pa.RecordBatch, table: InputTable) -> pa.Table:
-    located = [table.locate(row) for row in batch.column(ROW).to_pylist()]
+    numbers: list[Any] = batch.column(ROW).to_pylist()
+    located = [table.locate(number) for number in numbers]
     found = pa.Table.from_batches([batch])
     found = found.append_column(
         "rerank_source_file", pa.array([name for name, _ in located], pa.string())

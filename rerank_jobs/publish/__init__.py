@@ -1,1 +1,1 @@
-"""Publishing: scores merged into parts, parts made visible by one manifest, read back and checked."""
+"""Publishing: scores merged into parts, made visible by one manifest, read back and checked."""

@@ -96,8 +96,8 @@ def _look(store: Store, name: str, data: bytes, error: OSError) -> bool:
         return store.read(name) == data
     except OSError:
         raise CommitUnknown(
-            f"{store.location}/{name}: the commit failed ({type(error).__name__}) and cannot be read"
-            " back: nothing was deleted; run again to settle it"
+            f"{store.location}/{name}: the commit failed ({type(error).__name__}) and cannot be"
+            " read back: nothing was deleted; run again to settle it"
         ) from error
 
 

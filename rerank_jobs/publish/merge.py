@@ -39,7 +39,7 @@ class Merged:
 
 
 def output_schema(input_schema: pa.Schema, job: Job) -> pa.Schema:
-    """Return the published schema: our columns behind the input's, or behind the struct's fields."""
+    """Return the published schema: our columns behind the input's, or the struct's fields."""
     ours = list(arrow_schema("scored"))
     lists = job.input.columns.candidates
     if lists is None:
@@ -116,7 +116,8 @@ def _ranked_sql(on_failed: str) -> str:
             score AS rerank_score, rank::INTEGER AS rerank_rank, fs_rank AS rerank_first_stage_rank,
             (fs_rank - rank)::INTEGER AS rerank_delta, status AS rerank_status,
             CASE WHEN failed THEN error END AS rerank_error, windows AS rerank_windows,
-            CASE WHEN NOT failed THEN best_window END AS rerank_best_window, truncated AS rerank_truncated,
+            CASE WHEN NOT failed THEN best_window END AS rerank_best_window,
+            truncated AS rerank_truncated,
             CASE WHEN NOT failed THEN model END AS rerank_model,
             CASE WHEN NOT failed THEN provider END AS rerank_provider
         FROM (SELECT *, row_number() OVER (PARTITION BY grp ORDER BY {order}) AS rank FROM (
@@ -154,7 +155,8 @@ def _select_sql(job: Job, schema: pa.Schema) -> str:
     return f"""SELECT {", ".join(columns)} FROM rows AS s LEFT JOIN (
             SELECT r.row, list(struct_pack({packed}) ORDER BY r.rerank_rank) AS results
             FROM ranked AS r JOIN (
-                SELECT row, i - 1 AS position, c.* FROM (SELECT {ROW} AS row,
-                    generate_subscripts({quote(lists)}, 1) AS i, unnest({quote(lists)}) AS c FROM rows)
+                SELECT row, i - 1 AS position, c.* FROM (
+                    SELECT {ROW} AS row, generate_subscripts({quote(lists)}, 1) AS i,
+                    unnest({quote(lists)}) AS c FROM rows)
             ) AS e ON r.row = e.row AND (r.ref & {ELEMENT_MASK}) = e.position
             GROUP BY r.row) AS l ON s.{ROW} = l.row ORDER BY s.{ROW}"""

@@ -40,7 +40,7 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class ShardPart:
-    """A finished shard: its part under state (``None`` without rows) and its documents by status."""
+    """A finished shard: its part under state (``None`` without rows), its documents by status."""
 
     shard: int
     part: Part | None
@@ -74,8 +74,8 @@ def check_gates(job: Job, order: PublishOrder) -> None:
     documents = sum(counts.values())
     if (rows, documents) != (order.rows, order.documents):
         raise StateError(
-            f"plan {order.plan_id[:8]}: parts hold {rows:,} rows and {documents:,} documents, the plan"
-            f" {order.rows:,} and {order.documents:,}: nothing was published; run again"
+            f"plan {order.plan_id[:8]}: parts hold {rows:,} rows and {documents:,} documents, the"
+            f" plan {order.rows:,} and {order.documents:,}: nothing was published; run again"
         )
     failed = counts.get("failed", 0)
     fraction = failed / documents if documents else 0.0

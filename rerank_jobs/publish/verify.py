@@ -80,7 +80,7 @@ def _check_files(store: Store, parts: tuple[Part, ...]) -> Iterator[str]:
 
 
 def _check_strangers(job: Job, output: Store, generation: Generation) -> Iterator[str]:
-    """Parquet files in the partition's folder that the manifest does not name: a glob reads them."""
+    """Parquet files in the partition's folder that the manifest does not name: globs read them."""
     folder = job.partition_folder(str(generation.document["partition"]))
     named = {part.name for part in generation.parts}
     for entry in output.entries(folder):
@@ -93,7 +93,7 @@ def _check_schema(job: Job, paths: list[Path]) -> Iterator[str]:
     wanted = list(arrow_schema("scored"))
     for path in paths:
         schema = pq.read_schema(path)
-        fields: list[pa.Field] = list(schema)
+        fields: list[pa.Field[Any]] = list(schema)
         if job.input.columns.candidates is not None:
             struct = schema.field(job.input.columns.candidates).type.value_type
             fields = [struct.field(i) for i in range(struct.num_fields)]
@@ -129,17 +129,18 @@ def _check_ranks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
                 OR count(DISTINCT rerank_rank) <> count(*))""",
         "list positions differ from ranks": """SELECT count(DISTINCT grp) FROM documents
             WHERE position <> rerank_rank""",
-        "scores do not fall with rank": """SELECT count(DISTINCT grp) FROM (SELECT grp, rerank_score > lag(
-            rerank_score) OVER (PARTITION BY grp ORDER BY rerank_rank) AS rises FROM documents
-            WHERE grp NOT IN (SELECT grp FROM documents WHERE rerank_status = 'failed')) WHERE rises""",
+        "scores do not fall with rank": """SELECT count(DISTINCT grp) FROM (SELECT grp,
+            rerank_score > lag(rerank_score) OVER (PARTITION BY grp ORDER BY rerank_rank) AS rises
+            FROM documents WHERE grp NOT IN (
+                SELECT grp FROM documents WHERE rerank_status = 'failed')) WHERE rises""",
         "equal scores are not in first-stage order": """SELECT count(DISTINCT grp) FROM (SELECT grp,
             rerank_score = lag(rerank_score) OVER w AND
             rerank_first_stage_rank < lag(rerank_first_stage_rank) OVER w AS wrong FROM documents
             WINDOW w AS (PARTITION BY grp ORDER BY rerank_rank)) WHERE wrong""",
-        "rerank_delta is not first-stage rank minus rank": """SELECT count(DISTINCT grp) FROM documents
-            WHERE rerank_delta <> rerank_first_stage_rank - rerank_rank""",
-        "a scored document has no finite score, or a failed one has one": """SELECT count(DISTINCT grp)
-            FROM documents WHERE (rerank_status IN ('scored', 'reused')) <> (rerank_score IS NOT NULL
+        "rerank_delta is not first-stage rank minus rank": """SELECT count(DISTINCT grp)
+            FROM documents WHERE rerank_delta <> rerank_first_stage_rank - rerank_rank""",
+        "a scored document has no finite score, or a failed one has one": """SELECT
+            count(DISTINCT grp) FROM documents WHERE (rerank_status IN ('scored', 'reused')) <> (rerank_score IS NOT NULL
             AND isfinite(rerank_score))""",
     }
     for name, query in checks.items():

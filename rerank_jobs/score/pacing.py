@@ -67,6 +67,6 @@ class Pacer:
             self._credits.put_nowait(self._loop.time() + self._window)
 
     async def _sleep_until(self, instant: float) -> None:
-        # A timer may fire within the clock's resolution too early.
-        while (wait := instant - self._loop.time()) > 0:
+        # A timer may fire within the clock's resolution too early: nothing but time is awaited.
+        while (wait := instant - self._loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait)

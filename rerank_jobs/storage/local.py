@@ -1,8 +1,8 @@
 """Local folders as a store: tmp, write, fsync, link, fsync of the folder.
 
-``link`` fails if the name exists, so exactly one creator wins; the bytes are on disk before the name
-is, and the name is on disk before the call returns (the order that survives power loss: without it
-7 of 31 crash states showed a name without its data).
+``link`` fails if the name exists, so exactly one creator wins; the bytes are on disk before the
+name is, and the name is on disk before the call returns (the order that survives power loss:
+without it 7 of 31 crash states showed a name without its data).
 """
 
 from __future__ import annotations

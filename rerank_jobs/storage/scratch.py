@@ -20,7 +20,7 @@ PREFIX = "scratch-"
 
 @contextlib.contextmanager
 def scratch_folder(location: str) -> Iterator[Path]:
-    """Yield an empty folder in ``location`` if that is local, else in the system's temporary one."""
+    """Yield an empty folder in ``location`` if that is local, else in the system's temporary folder."""
     parent = Path(tempfile.gettempdir()) / "rerank-jobs" if "://" in location else Path(location)
     parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(parent)

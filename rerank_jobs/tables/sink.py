@@ -71,9 +71,12 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _fit_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+def _fit_column(column: pa.ChunkedArray[Any], kind: pa.DataType) -> pa.ChunkedArray[Any]:
     if column.type == kind:
         return column
     if holds_map(kind):
-        return pa.chunked_array([restore(chunk, kind) for chunk in column.chunks], kind)
+        chunks = [restore(chunk, kind) for chunk in column.chunks]
+        # The stubs list concrete types only.
+        restored: pa.ChunkedArray[Any] = pa.chunked_array(chunks, kind)  # type: ignore[call-overload]
+        return restored
     return column.cast(kind)

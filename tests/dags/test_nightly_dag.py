@@ -1,0 +1,169 @@
+"""The nightly DAG: its shape, a night, the same night again, and nights that fail."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rerank_jobs.config import load_job
+from rerank_jobs.job import open_roots
+from rerank_jobs.publish.generations import read_current
+from rerank_jobs.publish.verify import verify_generation
+from tests.dags.conftest import CANARY, HOME, Table, result_of, tasks_of
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models.dagrun import DagRun
+
+pytestmark = pytest.mark.dags
+
+NIGHT = "2026-11-22"
+
+
+def test_the_dags_import_without_errors(dag_bag: DagBag) -> None:
+    """Airflow finds the nightly DAG and one with a task group of its own, and no import error."""
+    assert dag_bag.import_errors == {}
+    assert set(dag_bag.dags) == {"nightly_rerank", "own_rerank"}
+
+
+def test_nightly_is_plan_then_mapped_score_then_publish(dag_bag: DagBag) -> None:
+    """The DAG is a chain of three tasks; scoring is mapped; publishing survives a skip."""
+    dag = dag_bag.dags["nightly_rerank"]
+    assert {task.task_id: set(task.downstream_task_ids) for task in dag.tasks} == {
+        "rerank.plan": {"rerank.score", "rerank.publish"},
+        "rerank.score": {"rerank.publish"},
+        "rerank.publish": set(),
+    }
+    assert dag.get_task("rerank.score").is_mapped
+    assert dag.get_task("rerank.publish").trigger_rule == "none_failed"
+    assert all(task.retries == 3 for task in dag.tasks)
+
+
+def test_nightly_runs_one_night_at_a_time_for_the_day_before(dag_bag: DagBag) -> None:
+    """The run at 02:00 is for the day before, no two runs overlap, and none is caught up."""
+    dag = dag_bag.dags["nightly_rerank"]
+    timetable: Any = dag.timetable
+    assert (timetable.run_offset, timetable.key_format) == (-1, "%Y-%m-%d")
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert dag.default_args["retry_delay"] == timedelta(minutes=1)
+
+
+def test_a_night_publishes_and_the_same_night_again_sends_nothing(
+    make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
+) -> None:
+    """A night publishes a table that verifies; a second run keeps it and sends no request."""
+    table = make_table(NIGHT, job={"shards": {"rows_per_shard": 20}})
+    job = load_job(table.job_file)
+
+    first = run_dag("nightly_rerank", job=str(table.job_file), partition=NIGHT)
+    said = result_of(first)
+    generation = read_current(open_roots(job).state, NIGHT)
+    assert generation is not None
+    found = verify_generation(job, open_roots(job), generation)
+    again = run_dag("nightly_rerank", job=str(table.job_file), partition=NIGHT)
+
+    assert first.state == "success"
+    assert tasks_of(first) == {
+        ("rerank.plan", -1): ("success", 1),
+        ("rerank.score", 0): ("success", 1),
+        ("rerank.score", 1): ("success", 1),
+        ("rerank.score", 2): ("success", 1),
+        ("rerank.publish", -1): ("success", 1),
+    }
+    assert (found.problems, found.rows) == ((), 60)
+    assert said["documents"] == {"scored": 60, "reused": 0, "single": 0, "failed": 0}
+    assert (said["requests"], said["search_units"], said["paid_requests"]) == (12, 12, 12)
+    assert tasks_of(again)["rerank.score", -1] == ("skipped", 0)
+    assert result_of(again) == {**said, "requests": 0, "search_units": 0, "cost_usd": 0.0}
+
+
+def test_no_text_of_the_table_reaches_airflow(
+    make_table: Callable[..., Table],
+    run_dag: Callable[..., DagRun],
+    airflow_log: Callable[[], str],
+) -> None:
+    """No query or document stands in any table of Airflow's database, nor in its log."""
+    table = make_table(NIGHT)
+    run = run_dag("nightly_rerank", job=str(table.job_file), partition=NIGHT)
+
+    with sqlite3.connect(HOME / "airflow.db") as database:
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        rows = {name: database.execute(f'SELECT * FROM "{name}"').fetchall() for (name,) in names}
+    database.close()
+    log = airflow_log()
+    assert run.state == "success"
+    assert len(rows["xcom"]) > 3
+    assert str(table.job_file) in str(rows["rendered_task_instance_fields"])
+    assert CANARY not in str(rows)
+    assert "Generation 1" in log
+    assert CANARY not in log
+
+
+def test_the_published_asset_event_holds_the_figures(
+    make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
+) -> None:
+    """Each successful night tells the asset's followers what was published."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    table = make_table(NIGHT)
+    run = run_dag("nightly_rerank", job=str(table.job_file), partition=NIGHT)
+
+    with create_session() as session:
+        query = select(AssetEvent.extra).where(AssetEvent.source_run_id == run.run_id)
+        extras = session.scalars(query).all()
+    assert [extra["rows"] for extra in extras] == [60]
+
+
+@pytest.mark.parametrize(
+    ("job", "partition", "failed_task", "message"),
+    [
+        ({}, "2026-11-01", "rerank.plan", "no such file or folder"),
+        ({"budget": {"max_usd": 0.0}, "endpoint": {"usd_per_search": 1.0}}, NIGHT, "rerank.plan", "over budget"),
+        (
+            {"context": {"tokens": 64, "overlap_tokens": 0, "long_documents": "fail"}},
+            NIGHT,
+            "rerank.publish",
+            "documents failed",
+        ),
+    ],
+    ids=["missing input", "over budget", "gate"],
+)  # fmt: skip
+def test_what_a_retry_cannot_mend_fails_at_once(
+    make_table: Callable[..., Table],
+    run_dag: Callable[..., DagRun],
+    airflow_log: Callable[[], str],
+    job: dict[str, Any],
+    partition: str,
+    failed_task: str,
+    message: str,
+) -> None:
+    """Missing input, a plan over budget and a gate fail their task at its first try, saying why."""
+    table = make_table(NIGHT, job=job)
+    if "context" in job:
+        lengthen_documents(table)
+
+    run = run_dag("nightly_rerank", job=str(table.job_file), partition=partition)
+
+    log = airflow_log()
+    assert run.state == "failed"
+    assert tasks_of(run)[failed_task, -1] == ("failed", 1)
+    assert "AirflowFailException: " in log
+    assert message in log
+    assert CANARY not in log
+
+
+def lengthen_documents(table: Table) -> None:
+    """Make every document longer than a context of 64 tokens."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    path = table.folder / "in" / f"ds={NIGHT}" / "part-0.parquet"
+    rows = pq.ParquetFile(path).read()
+    texts = pc.binary_repeat(rows["text"], 40)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("text"), "text", texts), path)
