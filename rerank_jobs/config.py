@@ -7,25 +7,26 @@ the same file works from any working directory (a shell, an Airflow worker).
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from rerank_jobs.errors import JobError, KeyStop
+from rerank_jobs.job_text import describe_problem, parse_yaml, show_value
+from rerank_jobs.places import ALL, check_partition_key, check_template, is_inside
+from rerank_jobs.secret import Secret
 
 __all__ = [
     "ALL",
@@ -40,9 +41,6 @@ __all__ = [
     "read_api_key",
 ]
 
-ALL = "_all"
-"""The partition key of a job that is not partitioned."""
-
 EMBEDDED = "embedded"
 """The endpoint URL that stands for the endpoint inside this process."""
 
@@ -51,67 +49,41 @@ API_SEARCH_USD = 0.001
 
 Layout = Literal["long", "nested", "search_log"]
 
-_KEY_SHAPE = re.compile(r"[A-Za-z0-9._=|-]{1,250}")
 _MEMORY_SHAPE = re.compile(r"(?i)\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*")
 _MEMORY_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-class Secret:
-    """An API key that no ``repr``, ``str``, pickle or traceback shows; ``reveal()`` gives it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        """Hold ``value``, which must not be blank."""
-        if not value.strip():
-            raise ValueError("a secret must not be blank")
-        self._value = value.strip()
-
-    def reveal(self) -> str:
-        """Return the key itself: only for the Authorization header."""
-        return self._value
-
-    def __repr__(self) -> str:
-        """Show nothing."""
-        return "Secret(***)"
-
-    __str__ = __repr__
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        """Refuse to be pickled: a key must not reach XCom or a state file."""
-        raise TypeError("a Secret cannot be pickled")
-
-
-def check_partition_key(key: str) -> str:
-    """Return ``key`` if it can name a folder safely, else raise ``JobError``."""
-    if not _KEY_SHAPE.fullmatch(key) or ".." in key or key in {".", "-"}:
-        raise JobError(
-            f"partition key {key!r}: only letters, digits and . _ = | - are allowed, without '..'"
-        )
-    return key
+_MEMORY_LEAST = 10**8
+_VARIABLE_SHAPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 def _parse_memory(value: object) -> object:
+    size = value
     if isinstance(value, str) and (match := _MEMORY_SHAPE.fullmatch(value)):
-        return int(float(match[1]) * _MEMORY_UNITS[match[2].lower()])
-    return value
+        size = int(float(match[1]) * _MEMORY_UNITS[match[2].lower()])
+    if not isinstance(size, int) or size < _MEMORY_LEAST:
+        raise ValueError(f"must be a size of at least 100MB, such as 1GB, got {show_value(value)}")
+    return size
 
 
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
-Dollars = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+Dollars = Annotated[float, Field(ge=0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_yes_and_no(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where a number stands: YAML reads yes, no, on and off as them."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError(f"must not be true or false (YAML's yes, no, on, off), got {value}")
+        return value
 
 
 class Columns(_Part):
@@ -142,6 +114,8 @@ class Input(_Part):
         columns = self.columns
         if not columns.document:
             raise ValueError("columns.document: name at least one column")
+        if len(set(columns.document)) < len(columns.document):
+            raise ValueError("columns.document names a column twice")
         if self.layout == "long":
             if columns.query_id is None:
                 raise ValueError("columns.query_id is needed in layout long")
@@ -162,8 +136,7 @@ class Partition(_Part):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        if self.template.count("{key}") != 1 or ".." in self.template:
-            raise ValueError("template must hold {key} exactly once, as in ds={key}")
+        check_template(self.template)
         return self
 
 
@@ -204,6 +177,12 @@ class Endpoint(_Part):
     def _check_url(self) -> Self:
         if self.url != EMBEDDED and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", self.url):
             raise ValueError("url must be 'embedded' or http(s)://host/path, without credentials")
+        if not _VARIABLE_SHAPE.fullmatch(self.api_key_env):
+            # The value is not repeated: it may be the key itself.
+            raise ValueError(
+                "api_key_env must be the name of an environment variable (letters, digits, _)"
+                " that holds the key, never the key itself"
+            )
         return self
 
     @property
@@ -293,6 +272,24 @@ class Job(_Part):
     memory: Annotated[int, BeforeValidator(_parse_memory), Field(ge=100_000_000)] = 10**9
     base: Annotated[Path, Field(exclude=True)] = Path()
 
+    @model_validator(mode="after")
+    def _check_roots(self) -> Self:
+        paths = {"input": self.input.path, "output": self.output.path, "state": self.state.path}
+        for part, path in paths.items():
+            if path == "":
+                raise ValueError(f"{part}.path must not be empty")
+            if part != "input" and "{partition}" in (path or ""):
+                raise ValueError(
+                    f"{part}.path: leave {{partition}} out: its folder comes by itself"
+                )
+        for root in (self.output_root, self.rejected_root):
+            if is_inside(root, self.state_root) or is_inside(self.state_root, root):
+                raise ValueError(
+                    "state.path and output.path must not lie inside each other: whoever reads the"
+                    " output would read the state too"
+                )
+        return self
+
     def resolve(self, path: str) -> str:
         """Return ``path`` as a location: absolute if local, a URL such as s3://… as it is."""
         if "://" in path:
@@ -317,7 +314,7 @@ class Job(_Part):
 
     def partition_folder(self, key: str) -> str:
         """Return the folder name of a partition, ``""`` for the unpartitioned table."""
-        return "" if key == ALL else self.partition.template.format(key=key)
+        return "" if key == ALL else self.partition.template.replace("{key}", key)
 
     def input_location(self, key: str) -> str:
         """Return where the partition's input stands.
@@ -361,15 +358,11 @@ def load_job(path: Path) -> Job:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise JobError(f"{path}: no such job file (rerank-jobs init writes one)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"{path}: cannot be read: {error}") from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise JobError(f"{path}: {where}not valid YAML: {problem}") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: cannot be read: save it as UTF-8") from None
+    data = parse_yaml(text, path)
     if not isinstance(data, dict):
         raise JobError(f"{path}: a job file is a YAML mapping that begins with name: and input:")
     return parse_job(data, base=path.parent, where=str(path))
@@ -382,39 +375,8 @@ def parse_job(data: dict[str, Any], *, base: Path, where: str = "job") -> Job:
     try:
         return Job.model_validate({**data, "base": Path(os.path.abspath(base))})  # noqa: PTH100
     except ValidationError as error:
-        problems = [_describe(dict(item)) for item in error.errors(include_url=False)]
+        problems = [describe_problem(Job, dict(item)) for item in error.errors(include_url=False)]
         raise JobError(f"{where}: " + "; ".join(problems)) from None
-
-
-def _describe(problem: dict[str, Any]) -> str:
-    location = problem["loc"]
-    key = ".".join(str(part) for part in location)
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        return f"{key}: unknown key{hint}"
-    if kind == "missing":
-        return f"{key}: is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{key}: {message}" if key else message
-    message = message[0].lower() + message[1:]
-    given = problem.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
-    return f"{key}: {message}{shown}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Job
-    for part in location:
-        field = model.model_fields.get(str(part))
-        kinds = [field.annotation, *get_args(field.annotation)] if field else []
-        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return [name for name in model.model_fields if name != "base"]
 
 
 def read_api_key(endpoint: Endpoint) -> Secret | None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder of real tables with judgements; tests that need it skip where it is absent."""
+    """Return the folder of real tables with judgements; tests that need it skip without it."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real tables (../shared/data) are not on this machine")

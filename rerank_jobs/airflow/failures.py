@@ -57,7 +57,7 @@ def report_failures() -> Iterator[None]:
         raise AirflowException(str(error)) from None
     except OSError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - nothing is hidden but the message
         where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
         raise AirflowException(
             f"{type(error).__name__} (its message may quote the table and is left out) at\n{where}"

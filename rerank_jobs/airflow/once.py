@@ -1,7 +1,7 @@
 """Run one DAG once in this process, with no scheduler and no service: ``python -m`` this module.
 
-It is what the demo and tests start in a process of its own, under ``make_environment``. Its standard
-output holds our own log lines alone, one a line; Airflow's log goes to standard error. A task that
+It is what the demo and tests start in a process of its own, under ``make_environment``. Its
+standard output holds our own log lines alone; Airflow's log goes to standard error. A task that
 fails is not tried again: starting it once more goes on from what is sealed.
 """
 

@@ -1,4 +1,4 @@
-"""The three steps as plain functions over paths, ids and counts: what the tasks do, without Airflow.
+"""The three steps as plain functions over paths, ids and counts: what the tasks do.
 
 Everything that they take and return is small JSON, fit for XCom; no text of a table is in it.
 """

@@ -39,10 +39,10 @@ def rerank_task_group(
     task goes on from what is sealed. Errors that a retry cannot mend fail at once.
     """
     with TaskGroup(group_id) as group:
-        planned = _plan(job=job, partition=partition or "")
-        shards = _score.override(**(score_args or {})).partial(job=job).expand(shard=planned)
+        planned: Any = _plan(job=job, partition=partition or "")
+        scored: Any = _score.override(**(score_args or {})).partial(job=job).expand(shard=planned)
         publish = _publish.override(outlets=list(outlets))
-        publish(job=job, plan=planned["plan"], scored=shards)
+        publish(job=job, plan=planned["plan"], scored=scored)
     return group
 
 
@@ -66,8 +66,8 @@ def _score(job: str, shard: dict[str, Any]) -> dict[str, Any]:
     from rerank_jobs.airflow import steps
     from rerank_jobs.ledger.owners import make_airflow_owner
 
-    ti = get_current_context()["ti"]
-    owner = make_airflow_owner(ti.dag_id, ti.run_id, ti.task_id, int(ti.map_index))
+    ti: Any = get_current_context()["ti"]
+    owner = make_airflow_owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
     with report_failures():
         return steps.score(job, shard, owner)
 

@@ -53,14 +53,11 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     pace = "as fast as it answers"
     if job.endpoint.pace:
         pace = f"{format_duration(promise.seconds)} at {job.endpoint.pace:,} requests a minute"
+    pairs = f"{promise.pairs:,} pairs to rank"
     over = promise.search_units - promise.bound_units
     return [
         ("Rows", f"{promise.rows_in:,} in, {promise.rows_out:,} out{put_aside}{cut}"),
-        (
-            "Queries",
-            f"{promise.queries:,} texts in {promise.groups:,} groups,"
-            f" {promise.pairs:,} pairs to rank",
-        ),
+        ("Queries", f"{promise.queries:,} texts in {promise.groups:,} groups, {pairs}"),
         ("Passages", f"{promise.passages:,}, of which {promise.passages_reused:,} paid earlier"),
         (
             "To send",

@@ -21,7 +21,7 @@ from uuid import uuid4
 import httpx
 import orjson
 
-from rerank_jobs.config import ALL, Job, load_job, read_api_key
+from rerank_jobs.config import Job, check_partition_key, load_job, read_api_key
 from rerank_jobs.errors import JobError, RerankJobsError
 from rerank_jobs.job import open_roots
 from rerank_jobs.storage import Put, Store
@@ -50,7 +50,8 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     """
     job = load_job(arguments.job)
-    findings = list(diagnose(job, arguments.partition or ALL))
+    check_partition_key(arguments.partition)
+    findings = list(diagnose(job, arguments.partition))
     if arguments.json:
         document = {"findings": [asdict(finding) for finding in findings]}
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -97,12 +97,12 @@ def read_rankings(job: Job, roots: Roots, generation: Generation, by: str | None
     return read_lists(paths, names, candidates=columns.candidates)
 
 
-def _open_current(job: Job, partition: str | None) -> tuple[Roots, Generation]:
-    key = check_partition_key(partition or ALL)
+def _open_current(job: Job, partition: str) -> tuple[Roots, Generation]:
+    check_partition_key(partition)
     roots = open_roots(job)
-    generation = read_current(roots.state, key)
+    generation = read_current(roots.state, partition)
     if generation is None:
-        shown = "" if key == ALL else f" for partition {key}"
+        shown = "" if partition == ALL else f" for partition {partition}"
         raise StateError(
             f"job {job.name}: nothing is published{shown} yet: rerank-jobs run does it"
         )

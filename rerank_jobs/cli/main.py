@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from rerank_jobs import __version__
 from rerank_jobs.errors import RerankJobsError
+from rerank_jobs.places import ALL
 
 __all__ = ["build_parser", "main"]
 
@@ -70,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
 def _add(commands: Commands, name: str, where: str, text: str) -> argparse.ArgumentParser:
@@ -98,7 +101,9 @@ def _add_job_commands(commands: Commands) -> None:
     )
     for parser in (run, plan, verify, evaluate, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
-        parser.add_argument("--partition", metavar="KEY", help="partition key, such as 2026-11-22")
+        parser.add_argument(
+            "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
+        )
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object as the only output"
         )
@@ -135,7 +140,9 @@ def _add_other_commands(commands: Commands) -> None:
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: loopback)"
     )
-    serve.add_argument("--port", type=int, default=8787, help="0 takes a free one (default: 8787)")
+    serve.add_argument(
+        "--port", type=_port, default=8787, help="0 takes a free one (default: 8787)"
+    )
     serve.add_argument(
         "--scorer",
         choices=("lexical", "instant"),
@@ -146,11 +153,11 @@ def _add_other_commands(commands: Commands) -> None:
         "--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond"
     )
     serve.add_argument(
-        "--latency-ms", type=float, default=0.0, metavar="MS", help="delay of each reply"
+        "--latency-ms", type=_amount, default=0.0, metavar="MS", help="delay of each reply"
     )
     serve.add_argument(
         "--usd-per-search",
-        type=float,
+        type=_amount,
         default=0.001,
         metavar="USD",
         help="what a search unit is said to cost (default: 0.001, as the API)",
@@ -167,7 +174,22 @@ def _add_other_commands(commands: Commands) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text!r}")
     return value

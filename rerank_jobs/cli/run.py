@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
-from rerank_jobs.config import ALL, Job, load_job
+from rerank_jobs.config import Job, load_job
 from rerank_jobs.job import Planned, RunResult, open_roots, preview_partition, run_partition
 from rerank_jobs.plan.promise import check_budget
 
@@ -31,7 +31,7 @@ def run_job(arguments: argparse.Namespace) -> int:
     with contextlib.closing(display):
         result = run_partition(
             job,
-            arguments.partition or ALL,
+            arguments.partition,
             limit_queries=arguments.limit_queries,
             retry_failed=arguments.retry_failed,
             on_plan=announce,
@@ -47,9 +47,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 def plan_job(arguments: argparse.Namespace) -> int:
     """Price a job's partition; the exit code says whether the budget would allow it."""
     job = load_job(arguments.job)
-    planned = preview_partition(
-        job, arguments.partition or ALL, limit_queries=arguments.limit_queries
-    )
+    planned = preview_partition(job, arguments.partition, limit_queries=arguments.limit_queries)
     if arguments.json:
         _print_json(describe_plan(job, planned))
     else:

@@ -7,12 +7,14 @@ has released the claim, or has been silent for 120 s; until then it is *busy*.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import orjson
 
@@ -36,6 +38,7 @@ class Claim:
     owner: dict[str, Any]
     on_fenced: Callable[[], object] = lambda: None
     clock: Callable[[], float] = time.time
+    beat_seconds: float = BEAT_SECONDS
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -75,10 +78,12 @@ class Claim:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=BEAT_SECONDS)
-        self.store.put(_beat_name(self.folder, self.epoch), orjson.dumps({"released": True}))
+        # Unreleased, it is only silent: that must not hide how the work ended.
+        with contextlib.suppress(OSError):
+            self.store.put(_beat_name(self.folder, self.epoch), orjson.dumps({"released": True}))
 
     def _go_on(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
+        while not self._stop.wait(self.beat_seconds):
             try:
                 self.check()
                 self.beat()
@@ -114,7 +119,12 @@ def acquire(
                 f" {silence:.0f} s ago): wait for it, or try again after"
                 f" {SILENCE_SECONDS:.0f} s of silence"
             )
-    document = {"epoch": latest + 1, "owner": owner, "claimed_at": clock()}
+    document = {
+        "epoch": latest + 1,
+        "owner": owner,
+        "claimed_at": clock(),
+        "write_id": uuid4().hex,  # two tries of one owner at one instant are two claims
+    }
     if store.put_if_absent(_claim_name(folder, latest + 1), seal_json(document)) is Put.OTHER:
         raise Busy(f"{folder}: another owner claimed it at the same moment: try again")
     return Claim(store, folder, latest + 1, owner, clock=clock)

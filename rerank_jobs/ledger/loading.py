@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rerank_jobs.contracts import arrow_schema
+from rerank_jobs.ledger.segments import decode_segment
 from rerank_jobs.storage import Entry, Store
 
 __all__ = ["Loaded", "Spent", "load_segments"]
@@ -89,12 +90,8 @@ def _is_segment(entry: Entry) -> bool:
 
 def _read(store: Store, name: str, plan_id: str | None) -> pa.Table | None:
     try:
-        with pa.ipc.open_file(pa.py_buffer(store.read(name))) as reader:
-            table = reader.read_all()
-            table.validate(full=True)
-    except (pa.ArrowException, ValueError):
-        return None
-    if table.schema != arrow_schema("ledger"):
+        table = decode_segment(store.read(name))
+    except ValueError:
         return None
     if plan_id is not None and pc.unique(table.column("plan_id")).to_pylist() != [plan_id]:
         return None

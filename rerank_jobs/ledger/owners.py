@@ -12,12 +12,11 @@ __all__ = ["describe_owner", "is_gone", "make_airflow_owner", "make_process_owne
 
 
 def make_process_owner() -> dict[str, Any]:
-    """Return the owner that this process is: host, boot, pid and start time name it for ever."""
+    """Return the owner that this process is: place, pid and start time name it for ever."""
     pid = os.getpid()
     return {
         "kind": "process",
-        "host": socket.gethostname(),
-        "boot": _boot_id(),
+        **_place(),
         "pid": pid,
         "started": _start_time(pid),
     }
@@ -40,10 +39,10 @@ def same_owner(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def is_gone(owner: dict[str, Any]) -> bool:
-    """Say whether an owner is surely dead: its process ended on this very host and boot."""
+    """Say whether an owner is surely dead: its process ended where this one can see all of them."""
     if owner.get("kind") != "process":
         return False
-    if (owner.get("host"), owner.get("boot")) != (socket.gethostname(), _boot_id()):
+    if any(owner.get(name) != value for name, value in _place().items()):
         return False
     return _start_time(int(owner["pid"])) != owner.get("started")
 
@@ -56,16 +55,20 @@ def describe_owner(owner: dict[str, Any]) -> str:
     return "Airflow task " + " ".join(str(name) for name in names)
 
 
-def _boot_id() -> str:
+def _place() -> dict[str, str]:
+    """Host, boot and pid namespace: containers may share the first two and not see each other."""
+    place = {"host": socket.gethostname(), "boot": "", "pids": ""}
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        place |= {"boot": boot.strip(), "pids": str(Path("/proc/self/ns/pid").readlink())}
+    return place
 
 
 def _start_time(pid: int) -> str | None:
-    """Ticks since boot at which the process started; ``None`` if there is none (or no /proc)."""
+    """Ticks since boot at which a running process started; ``None`` if it is none (or no /proc)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else fields[19]  # dead, only not waited for

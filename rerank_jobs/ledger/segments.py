@@ -3,12 +3,15 @@
 A reply is *unsaved* from the moment it arrives until the segment that holds it is created. Unsaved
 replies are bounded by count, seconds and dollars; while a seal lags, ``accept`` waits, so nothing
 is dropped and admission stops. Sealing runs in a thread: the event loop never waits for a disk.
+
+A segment carries the SHA-256 of its own bytes, because Arrow IPC has no checksum: a zeroed block
+would read back as other scores, or as none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +22,15 @@ from typing import Any, Self
 import pyarrow as pa
 
 from rerank_jobs.config import Ledger as LedgerBounds
-from rerank_jobs.contracts import arrow_schema
+from rerank_jobs.contracts import arrow_schema, contract_versions
 from rerank_jobs.errors import StateError
 from rerank_jobs.model import Outcome, Scored
 from rerank_jobs.storage import Put, Store
 
-__all__ = ["SegmentWriter", "encode_segment", "segment_name"]
+__all__ = ["SegmentWriter", "decode_segment", "encode_segment", "segment_name"]
+
+_NO_DIGEST = hashlib.sha256(b"rerank-jobs segment").hexdigest().encode()
+"""Stands for the digest in the bytes that are digested."""
 
 
 def segment_name(folder: str, epoch: int, sequence: int) -> str:
@@ -36,11 +42,35 @@ def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
     """Return the Arrow IPC file of some outcomes, in order; it holds no text."""
     schema = arrow_schema("ledger")
     rows = [_row(outcome, plan_id) for outcome in outcomes]
+    metadata = {"contract": "ledger", "version": str(contract_versions()["ledger"])}
+    schema = schema.with_metadata({**metadata, "sha256": _NO_DIGEST})
     batch = pa.RecordBatch.from_pylist(rows, schema=schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_batch(batch)
-    return bytes(sink.getvalue())
+    data = bytes(sink.getvalue())
+    return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
+
+
+def decode_segment(data: bytes) -> pa.Table:
+    """Return the rows of a segment.
+
+    Raises:
+        ValueError: it is torn, changed, of another version, or no segment.
+
+    """
+    try:
+        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+            digest = (reader.schema.metadata or {}).get(b"sha256", b"")
+            blank = data.replace(digest, _NO_DIGEST) if len(digest) == len(_NO_DIGEST) else b""
+            if hashlib.sha256(blank).hexdigest().encode() != digest:
+                raise ValueError("the bytes of a segment do not fit its SHA-256")
+            table = reader.read_all().replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"not a segment ({type(error).__name__})") from None
+    if table.schema != arrow_schema("ledger"):
+        raise ValueError("a segment of another version")
+    return table
 
 
 def _row(outcome: Outcome, plan_id: str) -> dict[str, Any]:
@@ -87,12 +117,13 @@ class SegmentWriter:
     def __post_init__(self) -> None:
         """Start with nothing unsaved."""
         self._unsaved: list[Outcome] = []
+        self._batch: list[Outcome] = []
         self._usd = 0.0
         self._oldest = 0.0
         self._sequence = 0
         self._sealing = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self.sealed = 0
 
     async def __aenter__(self) -> Self:
@@ -106,63 +137,92 @@ class SegmentWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Seal what is left."""
-        if self._timer is not None:
-            self._timer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._timer
-        await asyncio.shield(self.seal())
+        """Seal what is left; to be cancelled meanwhile does not stop that."""
+        closing = asyncio.create_task(self._close())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing})
+            raise
 
     async def accept(self, outcome: Outcome) -> None:
-        """Take an outcome; return once it is within the bounds of what may be unsaved.
+        """Take an outcome; return once what is unsaved is within its bounds again.
 
         Raises:
             OSError: the disk refused a segment; the outcomes stay unsaved and are tried again.
+            StateError: another process writes segments under the same claim; nothing is lost.
 
         """
-        if self._failure is not None:
-            raise self._failure
         if not self._unsaved:
             self._oldest = self.clock()
         self._unsaved.append(outcome)
-        self._usd += outcome.cost_usd if isinstance(outcome, Scored) else 0.0
-        if (
-            len(self._unsaved) >= self.bounds.max_unsaved_replies
-            or self._usd >= self.bounds.max_unsaved_usd
-            or self.clock() - self._oldest >= self.bounds.max_unsaved_seconds
-        ):
-            await self.seal()
+        self._usd += _cost(outcome)
+        if self._failure is not None:
+            raise self._failure
+        if self._is_due():
+            async with self._sealing:
+                if self._is_due():  # not if another one's seal has just brought it down
+                    await self._seal()
 
     async def seal(self) -> None:
-        """Seal everything unsaved into one segment."""
+        """Seal everything that is unsaved now."""
         async with self._sealing:
-            outcomes = self._unsaved
-            if not outcomes:
-                return
-            usd, self._unsaved, self._usd = self._usd, [], 0.0
-            name = segment_name(self.folder, self.epoch, self._sequence)
-            try:
-                await asyncio.to_thread(self._put, name, outcomes)
-            except BaseException:
-                self._unsaved = outcomes + self._unsaved
-                self._usd += usd
-                raise
-            self._sequence += 1
-            self.sealed += len(outcomes)
+            await self._seal()
 
-    def _put(self, name: str, outcomes: list[Outcome]) -> None:
-        if self.store.put_if_absent(name, encode_segment(outcomes, self.plan_id)) is Put.OTHER:
+    def _is_due(self) -> bool:
+        return (
+            len(self._batch) + len(self._unsaved) >= self.bounds.max_unsaved_replies
+            or self._usd >= self.bounds.max_unsaved_usd
+            or (bool(self._unsaved) and self._age() >= self.bounds.max_unsaved_seconds)
+        )
+
+    def _age(self) -> float:
+        return self.clock() - self._oldest
+
+    async def _seal(self) -> None:
+        await self._put_batch()
+        self._batch, self._unsaved = self._unsaved, []
+        await self._put_batch()
+
+    async def _put_batch(self) -> None:
+        """Put the batch; whatever interrupts that, the next try has the same name and bytes.
+
+        So a put that took effect although it failed, or goes on in its thread, is recognised.
+        """
+        if not self._batch:
+            return
+        name = segment_name(self.folder, self.epoch, self._sequence)
+        put = await asyncio.shield(asyncio.to_thread(self._put, name, self._batch))
+        self._sequence += 1
+        if put is Put.OTHER:  # theirs stays: the next try puts ours beside it
             raise StateError(
                 f"{self.store.location}/{name}: another process wrote this segment under our claim:"
                 " do not run two copies of one owner"
             )
+        self.sealed += len(self._batch)
+        self._batch = []
+        self._usd = sum(map(_cost, self._unsaved))
+
+    def _put(self, name: str, outcomes: list[Outcome]) -> Put:
+        return self.store.put_if_absent(name, encode_segment(outcomes, self.plan_id))
 
     async def _seal_by_age(self) -> None:
+        half = self.bounds.max_unsaved_seconds / 2
         while True:
-            await asyncio.sleep(self.bounds.max_unsaved_seconds / 2)
-            if self._unsaved and self.clock() - self._oldest >= self.bounds.max_unsaved_seconds / 2:
+            await asyncio.sleep(half)
+            if self._unsaved and self._age() >= half:
                 try:
                     await self.seal()
-                except (OSError, StateError) as error:
+                except Exception as error:  # noqa: BLE001 - raised by the next accept
                     self._failure = error
                     return
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.wait({self._timer})
+        await self.seal()
+
+
+def _cost(outcome: Outcome) -> float:
+    return outcome.cost_usd if isinstance(outcome, Scored) else 0.0

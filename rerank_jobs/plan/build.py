@@ -73,7 +73,7 @@ def count_shards(rows: int, rows_per_shard: int) -> int:
 def connect(folder: Path, memory: int) -> duckdb.DuckDBPyConnection:
     """Open a scratch database in ``folder`` that spills there beyond its share of ``memory``."""
     con = duckdb.connect(folder / "scratch.duckdb")
-    con.execute(f"SET memory_limit = '{max(128, memory * 45 // 100 // 1_000_000)}MB'")
+    con.execute(f"SET memory_limit = '{max(128, memory * 40 // 100 // 1_000_000)}MB'")
     con.execute(f"SET temp_directory = '{str(folder / 'spill').replace(chr(39), chr(39) * 2)}'")
     con.execute("SET preserve_insertion_order = false")
     con.execute("SET TimeZone = 'UTC'")

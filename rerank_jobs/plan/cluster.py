@@ -30,6 +30,10 @@ __all__ = ["ELEMENT_BITS", "Counts", "choose_batch_rows", "cluster", "document_i
 ELEMENT_BITS = 21
 """In list layouts ``ref = row << ELEMENT_BITS | position in the list``."""
 
+REF = "_rj_ref"
+"""Internal column of the view ``candidates``. Columns of the user's are always written with their
+table's name: theirs may have any name, ``row`` or ``ref`` too."""
+
 VECTOR_ROWS = 2048
 STREAM_ROWS = 10 * VECTOR_ROWS
 STREAM_BYTES = 32 << 20
@@ -99,13 +103,13 @@ def cluster(
 
 def _key_rows(con: duckdb.DuckDBPyConnection, job: Job, salt: bytes, shards: int) -> None:
     columns = job.input.columns
-    query = quote(columns.query)
-    group = quote(columns.query_id) if columns.query_id else "NULL"
+    query = f"s.{quote(columns.query)}"
+    group = f"s.{quote(columns.query_id)}" if columns.query_id else "NULL"
     con.execute(f"""
-        CREATE TABLE all_rows AS SELECT {ROW} AS row, {group} AS gid, {query} IS NULL AS no_query,
+        CREATE TABLE all_rows AS SELECT s.{ROW} AS row, {group} AS gid, {query} IS NULL AS no_query,
             CASE WHEN regexp_matches({query}, {_VISIBLE})
                 THEN {key_sql(query, salt)} END AS query_key,
-            {route_sql(query, shards)} AS shard FROM src""")
+            {route_sql(query, shards)} AS shard FROM src AS s""")
     needs_id = "gid IS NULL" if columns.query_id else "false"
     con.execute(f"""
         CREATE TABLE rejected AS SELECT row, NULL::BIGINT AS ref, CASE
@@ -126,8 +130,9 @@ def _key_rows(con: duckdb.DuckDBPyConnection, job: Job, salt: bytes, shards: int
             f"CREATE TABLE row_keys AS SELECT row, row AS grp, query_key, shard FROM {kept}"
         )
     con.execute("DROP TABLE all_rows")
-    con.execute(f"""CREATE TABLE queries AS SELECT query_key, {query} AS query FROM src JOIN
-        (SELECT query_key, min(row) AS {ROW} FROM row_keys GROUP BY query_key) USING ({ROW})""")
+    con.execute(f"""CREATE TABLE queries AS SELECT k.query_key, {query} AS query FROM src AS s JOIN
+        (SELECT query_key, min(row) AS row FROM row_keys GROUP BY query_key) AS k
+        ON s.{ROW} = k.row""")
 
 
 def _key_candidates(
@@ -138,16 +143,17 @@ def _key_candidates(
     con.execute(f"CREATE VIEW candidates AS {_candidates_sql(columns)}")
     order = _order_columns(columns, fields)
     if document_is_text(table, job):
-        text = quote(columns.document[0])
+        text = f"c.{quote(columns.document[0])}"
         document = f"CASE WHEN regexp_matches({text}, {_VISIBLE}) THEN {key_sql(text, salt)} END"
         size = f"strlen({text})"
     else:
         document, size = _digest_sql(columns, fields), "0"
-    con.execute(f"""CREATE TABLE keyed AS SELECT ref, c.row, {quote(columns.document_id)} AS did,
-        {document} AS doc_key, {size} AS size, {order[0]} AS fs_order, {order[1]} AS fs_score
-        FROM candidates AS c SEMI JOIN row_keys AS r ON c.row = r.row""")
+    con.execute(f"""CREATE TABLE keyed AS SELECT c.{REF} AS ref, c.{ROW} AS row,
+        c.{quote(columns.document_id)} AS did, {document} AS doc_key, {size} AS size,
+        {order[0]} AS fs_order, {order[1]} AS fs_score
+        FROM candidates AS c SEMI JOIN row_keys AS r ON c.{ROW} = r.row""")
     if not document_is_text(table, job):
-        _render(con, columns, salt)
+        _render(con, columns, salt, table.row_bytes)
 
 
 def _digest_sql(columns: Columns, fields: dict[str, pa.DataType]) -> str:
@@ -158,17 +164,18 @@ def _digest_sql(columns: Columns, fields: dict[str, pa.DataType]) -> str:
     digests = []
     for name in columns.document:
         plain = pa.types.is_string(fields[name]) or pa.types.is_large_string(fields[name])
-        value = quote(name) if plain else f"to_json({quote(name)})::VARCHAR"
+        value = f"c.{quote(name)}" if plain else f"to_json(c.{quote(name)})::VARCHAR"
         digests.append(f"coalesce(sha256({value}), '-')")
     return f"unhex(sha256({' || '.join(digests)}))"
 
 
 def _candidates_sql(columns: Columns) -> str:
     if columns.candidates is None:
-        return f"SELECT {ROW} AS ref, {ROW} AS row, * EXCLUDE ({ROW}) FROM src"
-    return f"""SELECT ({ROW} << {ELEMENT_BITS}) | (i - 1) AS ref, {ROW} AS row, c.* FROM (
-        SELECT {ROW}, generate_subscripts({quote(columns.candidates)}, 1) AS i,
-        unnest({quote(columns.candidates)}) AS c FROM src)"""
+        return f"SELECT {ROW} AS {REF}, * FROM src"
+    lists = f"s.{quote(columns.candidates)}"
+    number = f"({ROW} << {ELEMENT_BITS}) | (_rj_number - 1)"
+    return f"""SELECT {number} AS {REF}, {ROW}, _rj_item.* FROM (SELECT s.{ROW},
+        generate_subscripts({lists}, 1) AS _rj_number, unnest({lists}) AS _rj_item FROM src AS s)"""
 
 
 def _order_columns(columns: Columns, fields: dict[str, pa.DataType]) -> tuple[str, str]:
@@ -177,7 +184,7 @@ def _order_columns(columns: Columns, fields: dict[str, pa.DataType]) -> tuple[st
     def number(name: str | None) -> str:
         if name is None:
             return "NULL::DOUBLE"
-        value = f"{quote(name)}::DOUBLE"
+        value = f"c.{quote(name)}::DOUBLE"
         return (
             f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
             if (pa.types.is_floating(fields[name]))
@@ -190,7 +197,7 @@ def _order_columns(columns: Columns, fields: dict[str, pa.DataType]) -> tuple[st
     return number(rank), number(columns.first_stage_score)
 
 
-def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes) -> None:
+def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes, row_bytes: int) -> None:
     """Render each distinct document once; replace raw digests by keys of the rendered text."""
     names = ", ".join(
         f"c.{quote(name)} AS {quote(f'd{i}')}" for i, name in enumerate(columns.document)
@@ -198,8 +205,9 @@ def _render(con: duckdb.DuckDBPyConnection, columns: Columns, salt: bytes) -> No
     con.execute("CREATE TABLE raw(raw BLOB, text VARCHAR)")
     reader = con.cursor()
     query = f"""SELECT d.raw, {names} FROM candidates AS c JOIN
-        (SELECT doc_key AS raw, min(ref) AS ref FROM keyed GROUP BY doc_key) AS d USING (ref)"""
-    for batch in stream(reader, query):
+        (SELECT doc_key AS raw, min(ref) AS ref FROM keyed GROUP BY doc_key) AS d
+        ON c.{REF} = d.ref"""
+    for batch in stream(reader, query, row_bytes):
         documents = {name: batch.column(i + 1) for i, name in enumerate(columns.document)}
         texts = render_documents(documents)
         rendered_batch = pa.table({"raw": batch.column(0), "text": texts})
@@ -229,7 +237,8 @@ def _reject_candidates(con: duckdb.DuckDBPyConnection) -> None:
         CASE WHEN did IS NULL THEN 'null_document_id' ELSE 'blank_document' END
         FROM keyed WHERE did IS NULL OR doc_key IS NULL""")
     con.execute("""CREATE TABLE repeated AS
-        SELECT grp, did, min(doc_key) <> max(doc_key) AS conflict FROM keyed JOIN row_keys USING (row) WHERE did IS NOT NULL AND doc_key IS NOT NULL
+        SELECT grp, did, min(doc_key) <> max(doc_key) AS conflict
+        FROM keyed JOIN row_keys USING (row) WHERE did IS NOT NULL AND doc_key IS NOT NULL
         GROUP BY grp, did HAVING count(*) > 1""")
     con.execute(f"""INSERT INTO rejected SELECT row, ref,
         CASE WHEN conflict THEN 'conflicting_document' ELSE 'duplicate_document' END FROM (
@@ -271,11 +280,11 @@ def _count(con: duckdb.DuckDBPyConnection, table: InputTable, job: Job) -> Count
     if job.input.layout == "long":
         candidates_in, rows_out, rows_rejected = table.rows, kept, single
     else:
-        lists = quote(job.input.columns.candidates or "")
-        candidates_in = one(f"SELECT sum(len({lists})) FROM src")
+        lists = f"s.{quote(job.input.columns.candidates or '')}"
+        candidates_in = one(f"SELECT sum(len({lists})) FROM src AS s")
         rows_out, rows_rejected = table.rows - whole_rows, whole_rows
-        in_rejected_rows = one(f"""SELECT sum(len({lists})) FROM src SEMI JOIN
-            (SELECT row AS {ROW} FROM rejected WHERE ref IS NULL) USING ({ROW})""")
+        in_rejected_rows = one(f"""SELECT sum(len({lists})) FROM src AS s SEMI JOIN
+            (SELECT row FROM rejected WHERE ref IS NULL) AS r ON s.{ROW} = r.row""")
         single += in_rejected_rows
     return Counts(
         rows_in=table.rows,

@@ -110,7 +110,7 @@ def freeze(
     identity: str,
     draft: Draft,
 ) -> Plan:
-    """Put the work files and create the plan file; return another process's plan if that was first."""
+    """Put the work files, create the plan file; return the plan that another process put first."""
     price = job.endpoint.price_usd
     shards = [
         {

@@ -6,8 +6,8 @@ are estimated at once, and only documents over the context are touched one by on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,12 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rerank_jobs.config import Context, Job
-from rerank_jobs.plan.cluster import document_is_text, stream
+from rerank_jobs.plan.cluster import STREAM_ROWS, document_is_text
 from rerank_jobs.plan.identity import compute_key
 from rerank_jobs.plan.packing import billing_chunks
+from rerank_jobs.plan.pairs import sort_pairs, write_pairs
 from rerank_jobs.plan.tokens import QUERY_CUT, estimate_tokens
 from rerank_jobs.plan.windows import cut_windows, passage_limit, truncate
-from rerank_jobs.plan.work import ShardWriters, narrow_joins, read_batches, split_by_shard
+from rerank_jobs.plan.work import ShardWriters
 from rerank_jobs.tables.sources import ROW, InputTable, quote
 
 __all__ = ["OVER_CONTEXT", "PASSAGES", "write_passages"]
@@ -45,6 +46,7 @@ PASSAGES = pa.schema(
 )
 
 CUT_BYTES = 16 << 20
+"""Text that is cut at once: cutting holds several copies of it."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -74,71 +76,17 @@ def write_passages(
         min(fs_rank) AS fs_rank FROM ranked WHERE n > 1 GROUP BY shard, query_key, doc_key""")
     con.execute("""CREATE TABLE sends(ord BIGINT, shard INTEGER, query_key BLOB, passage_key BLOB,
         chunks INTEGER, error VARCHAR)""")
-    pairs = _write_pairs(con, table, job, out, document_bytes)
+    pairs = write_pairs(con, _pairs_sql(table, job), out.folder, out.shards, document_bytes)
+    con.execute("DROP TABLE pairs")
+    rows = max(1, min(STREAM_ROWS, CUT_BYTES // max(1, document_bytes)))
     written = 0
     for shard in range(out.shards):
-        for batch in _sorted_pairs(con, out, shard, document_bytes):
-            for piece in _slice(batch, document_bytes):
-                passages = _cut(piece, job.context, salt)
-                out.write(shard, passages)
-                _note_sends(con, passages, shard, written)
-                written += passages.num_rows
-        _pairs_of(out).path(shard).unlink()
-    con.execute("DROP TABLE pairs")
+        for batch in sort_pairs(con, out.folder, shard, rows):
+            passages = _cut(batch, job.context, salt)
+            out.write(shard, passages)
+            _note_sends(con, passages, shard, written)
+            written += passages.num_rows
     return pairs
-
-
-_PAIRS = pa.schema(
-    [
-        ("query_key", pa.binary()),
-        ("doc_key", pa.binary()),
-        ("fs_rank", pa.int32()),
-        ("text", pa.string()),
-    ]
-)
-
-
-def _pairs_of(out: ShardWriters) -> ShardWriters:
-    return ShardWriters(out.folder, "pairs", _PAIRS, out.shards)
-
-
-def _write_pairs(
-    con: duckdb.DuckDBPyConnection,
-    table: InputTable,
-    job: Job,
-    out: ShardWriters,
-    document_bytes: int,
-) -> int:
-    """Join texts to pairs as they come, a file per shard: sorting all texts at once takes memory."""
-    count = 0
-    with _pairs_of(out) as files, narrow_joins(con):
-        for batch in stream(con, _pairs_sql(table, job), document_bytes):
-            for shard, part in split_by_shard(batch):
-                files.write(shard, part)
-            count += batch.num_rows
-    return count
-
-
-def _sorted_pairs(
-    con: duckdb.DuckDBPyConnection, out: ShardWriters, shard: int, document_bytes: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield a shard's pairs with their query texts, by query, first-stage rank and document."""
-    reader = con.cursor()
-    # A batch reader, not a data set: that one would read many batches ahead.
-    batches = read_batches(_pairs_of(out).path(shard))
-    reader.register("shard_pairs", pa.RecordBatchReader.from_batches(_PAIRS, batches))
-    query = """SELECT p.query_key, q.query, p.doc_key, p.text FROM shard_pairs AS p
-        JOIN queries AS q ON p.query_key = q.query_key
-        ORDER BY p.query_key, p.fs_rank, p.doc_key"""
-    yield from stream(reader, query, document_bytes)
-    reader.close()
-
-
-def _slice(batch: pa.RecordBatch, document_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Yield pieces of about ``CUT_BYTES``: cutting holds several copies of its texts."""
-    rows = max(1, CUT_BYTES // max(1, document_bytes))
-    for start in range(0, batch.num_rows, rows):
-        yield batch.slice(start, rows)
 
 
 def _pairs_sql(table: InputTable, job: Job) -> str:
@@ -157,11 +105,12 @@ def _note_sends(
     con: duckdb.DuckDBPyConnection, passages: pa.RecordBatch, shard: int, written: int
 ) -> None:
     count = passages.num_rows
+    names = ("query_key", "passage_key", "chunks", "error")
     narrow = pa.table(
         {
             "ord": pa.array(np.arange(written, written + count)),
             "shard": pa.array(np.full(count, shard, dtype=np.int32)),
-            **{name: passages.column(name) for name in ("query_key", "passage_key", "chunks", "error")},
+            **{name: passages.column(name) for name in names},
         }
     )
     con.register("new_sends", narrow)
@@ -180,7 +129,7 @@ def _cut(batch: pa.RecordBatch, context: Context, salt: bytes) -> pa.RecordBatch
         index, texts, keys = np.arange(count), batch.column("text"), batch.column("doc_key")
         cut: list[_Long] = []
     else:
-        documents = batch.column("text").take(pa.array(over)).to_pylist()
+        documents: list[Any] = batch.column("text").take(over).to_pylist()
         cut = [
             _cut_document(text, int(limit), context)
             for text, limit in zip(documents, limits[over], strict=True)
@@ -190,7 +139,7 @@ def _cut(batch: pa.RecordBatch, context: Context, salt: bytes) -> pa.RecordBatch
     return _assemble(batch, index, over, cut, texts, keys, query_tokens[index], tokens)
 
 
-def _query_tokens(queries: pa.Array) -> IntArray:
+def _query_tokens(queries: pa.Array[Any]) -> IntArray:
     coded = queries.dictionary_encode()
     distinct = np.minimum(estimate_tokens(coded.dictionary), QUERY_CUT)
     found: IntArray = distinct[coded.indices.to_numpy(zero_copy_only=False)].astype(np.int64)
@@ -208,7 +157,7 @@ def _cut_document(text: str, limit: int, context: Context) -> _Long:
 
 def _splice(
     batch: pa.RecordBatch, over: IntArray, cut: list[_Long], salt: bytes
-) -> tuple[IntArray, pa.Array, pa.Array]:
+) -> tuple[IntArray, pa.Array[Any], pa.Array[Any]]:
     """Return (row of the batch, text, key) of each passage, long documents replaced by theirs."""
     counts = np.ones(batch.num_rows, dtype=np.int64)
     counts[over] = [len(item.texts) for item in cut]
@@ -232,8 +181,8 @@ def _assemble(
     index: IntArray,
     over: IntArray,
     cut: list[_Long],
-    texts: pa.Array,
-    keys: pa.Array,
+    texts: pa.Array[Any],
+    keys: pa.Array[Any],
     query_tokens: IntArray,
     tokens: IntArray,
 ) -> pa.RecordBatch:
@@ -244,11 +193,10 @@ def _assemble(
     for row, item in zip(over, cut, strict=True):
         truncated[row] = item.truncated
         errors[row] = item.error
-    take = pa.array(index)
     columns = {
-        "query_key": batch.column("query_key").take(take),
-        "query": batch.column("query").take(take),
-        "doc_key": batch.column("doc_key").take(take),
+        "query_key": batch.column("query_key").take(index),
+        "query": batch.column("query").take(index),
+        "doc_key": batch.column("doc_key").take(index),
         "window": pa.array((np.arange(len(index)) - starts[index]).astype(np.int32)),
         "windows": pa.array(counts[index].astype(np.int32)),
         "truncated": pa.array(truncated[index]),
@@ -256,6 +204,6 @@ def _assemble(
         "text": texts,
         "tokens": pa.array((tokens + query_tokens).astype(np.int32)),
         "chunks": pa.array(billing_chunks(query_tokens, tokens).astype(np.int32)),
-        "error": pa.array(errors, pa.string()).take(take),
+        "error": pa.array(errors, pa.string()).take(index),
     }
     return pa.RecordBatch.from_pydict(columns)

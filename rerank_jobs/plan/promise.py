@@ -50,7 +50,7 @@ class Promise:
 
 
 def allow(price: ShardPrice, price_usd: float) -> float:
-    """Return a shard's allowance in dollars: planned cost x 1.05 and one retry; 0 if nothing to send."""
+    """Return a shard's allowance (USD): planned cost x 1.05 and a retry; 0 if it sends nothing."""
     if price.requests == 0:
         return 0.0
     return round((price.units * 1.05 + price.widest_units) * price_usd, 6)

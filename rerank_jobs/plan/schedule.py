@@ -185,7 +185,7 @@ def price_queries(
 def _number_requests(
     chunks: IntArray, send: BoolArray, starts: IntArray, first: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Give each query's requests numbers from ``first`` on; return (request, its units) a passage."""
+    """Assign requests to each query from number ``first`` on; return (request, units) a passage."""
     numbers = np.full(len(chunks), -1, dtype=np.int32)
     units = np.zeros(len(chunks), dtype=np.int32)
     positions = np.flatnonzero(send)

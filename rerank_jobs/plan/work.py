@@ -11,7 +11,7 @@ No stage after planning reads the input again. Work files hold text: they go whe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -39,8 +39,6 @@ __all__ = [
     "write_rows",
 ]
 
-_IPC = pa.ipc.IpcWriteOptions(compression="lz4")
-
 
 @dataclass
 class ShardWriters:
@@ -50,6 +48,7 @@ class ShardWriters:
     kind: str
     schema: pa.Schema
     shards: int
+    compression: str | None = "lz4"
     _open: list[pa.ipc.RecordBatchFileWriter] = field(default_factory=list)
 
     def path(self, shard: int) -> Path:
@@ -58,8 +57,10 @@ class ShardWriters:
 
     def __enter__(self) -> Self:
         """Create all files."""
+        options = pa.ipc.IpcWriteOptions(compression=self.compression)
         for shard in range(self.shards):
-            self._open.append(pa.ipc.new_file(str(self.path(shard)), self.schema, options=_IPC))
+            path = str(self.path(shard))
+            self._open.append(pa.ipc.new_file(path, self.schema, options=options))
         return self
 
     def write(self, shard: int, batch: pa.RecordBatch | pa.Table) -> None:
@@ -81,14 +82,20 @@ class ShardWriters:
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a work file without holding the file in memory."""
-    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+    with pa.OSFile(str(path), "r") as source, pa.ipc.open_file(source) as reader:
         for number in range(reader.num_record_batches):
             yield reader.get_batch(number)
 
 
-def split_by_shard(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield (shard, its rows in order) of a batch with an integer column ``shard``."""
-    shards = batch.column("shard").to_numpy(zero_copy_only=False)
+SHARD = "_rj_shard"
+"""The shard of a row, beside columns of the user's."""
+
+
+def split_by_shard(
+    batch: pa.RecordBatch, column: str = "shard"
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield (shard, its rows in order) of a batch with an integer column of shards."""
+    shards = batch.column(column).to_numpy(zero_copy_only=False)
     if len(shards) == 0:
         return
     order = np.argsort(shards, kind="stable")
@@ -118,9 +125,11 @@ def narrow_joins(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def write_rows(con: duckdb.DuckDBPyConnection, job: Job, out: ShardWriters, row_bytes: int) -> None:
     """Write the rows that stay, every input column of them."""
     kept = "ranked" if job.input.layout == "long" else "row_keys"
-    query = f"SELECT s.*, r.shard FROM src AS s JOIN {kept} AS r ON s.{ROW} = r.row"
+    query = f"SELECT s.*, r.shard AS {SHARD} FROM src AS s JOIN {kept} AS r ON s.{ROW} = r.row"
     with narrow_joins(con):
-        _write_split(stream(con, query, row_bytes), out)
+        for batch in stream(con, query, row_bytes):
+            for shard, part in split_by_shard(batch, SHARD):
+                out.write(shard, part)
 
 
 def rows_schema(table: InputTable) -> pa.Schema:
@@ -144,11 +153,7 @@ CANDIDATES = pa.schema(
 
 def write_candidates(con: duckdb.DuckDBPyConnection, out: ShardWriters) -> None:
     """Write what is ranked."""
-    _write_split(stream(con, f"SELECT {', '.join(CANDIDATES.names)}, shard FROM ranked"), out)
-
-
-def _write_split(batches: Iterable[pa.RecordBatch], out: ShardWriters) -> None:
-    for batch in batches:
+    for batch in stream(con, f"SELECT {', '.join(CANDIDATES.names)}, shard FROM ranked"):
         for shard, part in split_by_shard(batch):
             out.write(shard, part)
 
@@ -161,10 +166,11 @@ def write_rejected(
     if not found or not found[0]:
         return 0
     lists = job.input.columns.candidates
-    columns = [quote(name) for name in table.schema.names]
+    columns = [f"s.{quote(name)}" for name in table.schema.names]
     if lists is not None:
         element = f"(r.ref & {(1 << ELEMENT_BITS) - 1}) + 1"
-        one = f"CASE WHEN r.ref IS NULL THEN {quote(lists)} ELSE [{quote(lists)}[{element}]] END"
+        whole = f"s.{quote(lists)}"
+        one = f"CASE WHEN r.ref IS NULL THEN {whole} ELSE [{whole}[{element}]] END"
         columns[table.schema.names.index(lists)] = f"{one} AS {quote(lists)}"
     query = f"""SELECT {", ".join(columns)}, r.row AS {ROW}, r.reason AS rerank_reason,
         CASE WHEN {"false" if lists is None else "r.ref IS NOT NULL"}

@@ -155,8 +155,8 @@ def _select_sql(job: Job, schema: pa.Schema) -> str:
     return f"""SELECT {", ".join(columns)} FROM rows AS s LEFT JOIN (
             SELECT r.row, list(struct_pack({packed}) ORDER BY r.rerank_rank) AS results
             FROM ranked AS r JOIN (
-                SELECT row, i - 1 AS position, c.* FROM (
-                    SELECT {ROW} AS row, generate_subscripts({quote(lists)}, 1) AS i,
-                    unnest({quote(lists)}) AS c FROM rows)
-            ) AS e ON r.row = e.row AND (r.ref & {ELEMENT_MASK}) = e.position
+                SELECT {ROW}, _rj_number, _rj_item.* FROM (SELECT s.{ROW},
+                    generate_subscripts(s.{quote(lists)}, 1) AS _rj_number,
+                    unnest(s.{quote(lists)}) AS _rj_item FROM rows AS s)
+            ) AS e ON r.row = e.{ROW} AND (r.ref & {ELEMENT_MASK}) = e._rj_number - 1
             GROUP BY r.row) AS l ON s.{ROW} = l.row ORDER BY s.{ROW}"""

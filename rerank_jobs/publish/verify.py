@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -140,8 +141,8 @@ def _check_ranks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         "rerank_delta is not first-stage rank minus rank": """SELECT count(DISTINCT grp)
             FROM documents WHERE rerank_delta <> rerank_first_stage_rank - rerank_rank""",
         "a scored document has no finite score, or a failed one has one": """SELECT
-            count(DISTINCT grp) FROM documents WHERE (rerank_status IN ('scored', 'reused')) <> (rerank_score IS NOT NULL
-            AND isfinite(rerank_score))""",
+            count(DISTINCT grp) FROM documents WHERE (rerank_status IN ('scored', 'reused'))
+            <> (rerank_score IS NOT NULL AND isfinite(rerank_score))""",
     }
     for name, query in checks.items():
         found = con.execute(query).fetchone()

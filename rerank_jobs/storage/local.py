@@ -79,7 +79,7 @@ class LocalStore:
     def entries(self, prefix: str = "") -> list[Entry]:
         """List all finished objects at or below ``prefix``, sorted by name."""
         found = []
-        for folder, _, names in os.walk(self._root / prefix):
+        for folder, _, names in os.walk(self._root / prefix, onerror=_raise_unless_gone):
             relative = os.path.relpath(folder, self._root)
             for name in names:
                 if name.startswith(TEMPORARY):
@@ -125,9 +125,18 @@ def _link(temporary: Path, target: Path) -> bool:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        return False
+        created = False
+    else:
+        created = True
+    # What stood there counts as durable too: its creator may have died before it got here.
     _sync_folder(target.parent)
-    return True
+    return created
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """Let no listing come back short: what cannot be listed would be paid again."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _try_link(source: Path, target: Path) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 __all__ = ["scratch_folder"]
 
@@ -20,17 +22,26 @@ PREFIX = "scratch-"
 
 @contextlib.contextmanager
 def scratch_folder(location: str) -> Iterator[Path]:
-    """Yield an empty folder in ``location`` if that is local, else in the system's temporary folder."""
+    """Yield an empty folder in ``location`` if it is local, else in the system's temporary one."""
     parent = Path(tempfile.gettempdir()) / "rerank-jobs" if "://" in location else Path(location)
     parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(parent)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    try:
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with _create(parent) as lock:
+        folder = Path(lock.name).parent
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create(parent: Path) -> TextIO:
+    """Return the locked lock of a new folder."""
+    while True:
+        lock = (Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)) / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return lock
+        lock.close()  # another process took it for a leftover before it was locked
 
 
 def _remove_leftovers(parent: Path) -> None:

@@ -97,9 +97,8 @@ def read_json(store: Store, name: str) -> dict[str, Any]:
     data = store.read(name)
     try:
         value = orjson.loads(data)
-        body = {key: item for key, item in value.items() if key != "sha256"}
-        valid = value["sha256"] == hashlib.sha256(_encode(body)).hexdigest()
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        valid = seal_json(value) == data
+    except (orjson.JSONDecodeError, AttributeError, TypeError):
         valid = False
     if not valid:
         raise StateError(f"{store.location}/{name}: damaged (its checksum does not fit)")

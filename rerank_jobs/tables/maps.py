@@ -6,6 +6,8 @@ of structs is the same memory under another name.
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 import pyarrow as pa
 
 __all__ = ["holds_map", "lists_for_maps", "restore"]
@@ -31,18 +33,22 @@ def lists_for_maps(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def restore(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return ``array`` as ``kind``, lists of structs turned back into maps; other parts are cast."""
+def restore(array: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
+    """Return an array as ``kind``, lists of structs turned back to maps; other parts are cast."""
+    # The ignores: in the stubs only the classes of nested arrays and types have parts.
     if not holds_map(kind):
         return array.cast(kind)
     if pa.types.is_struct(kind):
         fields = [kind.field(i) for i in range(kind.num_fields)]
-        children = [restore(array.field(i), field.type) for i, field in enumerate(fields)]
+        children = [
+            restore(array.field(i), field.type)  # type: ignore[attr-defined]
+            for i, field in enumerate(fields)
+        ]
         return pa.StructArray.from_arrays(children, fields=fields, mask=array.is_null())
     if pa.types.is_map(array.type):
         return array.cast(kind)
-    inner = _entries(kind) if pa.types.is_map(kind) else kind.value_type
-    child = restore(array.values, inner)
+    inner = _entries(kind) if pa.types.is_map(kind) else kind.value_type  # type: ignore[attr-defined]
+    child = restore(array.values, inner)  # type: ignore[attr-defined]
     if pa.types.is_large_list(kind):
         array = array.cast(pa.large_list(array.type.value_field))
     return pa.Array.from_buffers(
@@ -50,12 +56,12 @@ def restore(array: pa.Array, kind: pa.DataType) -> pa.Array:
     )
 
 
-def _entries(kind: pa.MapType) -> pa.DataType:
+def _entries(kind: pa.MapType[Any, Any, Any]) -> pa.DataType:
     key = pa.field("key", kind.key_type, nullable=False)
     return pa.struct([key, pa.field("value", kind.item_type)])
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import PREFIX, check_input
-from rerank_jobs.errors import InputError
+from rerank_jobs.errors import InputError, JobError
 from rerank_jobs.storage import sha256_of_file
 
 __all__ = ["ROW", "InputFile", "InputTable", "open_input", "quote", "quote_text"]
@@ -86,10 +86,16 @@ def open_input(job: Job, partition: str) -> InputTable:
     Raises:
         InputError: nothing is there, a file is not Parquet, files disagree on a column's type, the
             table is empty, or it does not fit the contract of its layout.
+        JobError: the location is of a kind that this version cannot reach, or what the job writes
+            would be read as its input.
 
     """
     location = job.input_location(partition)
+    if "://" in location:
+        scheme = location.split("://", 1)[0]
+        raise JobError(f"{location}: {scheme}:// locations are not supported yet: use a local path")
     root = Path(location)
+    _check_apart(job, partition, root)
     files = _find_files(root, f"job {job.name}")
     schemas, found, stored = [], [], 0
     for path in files:
@@ -125,16 +131,35 @@ def quote_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _check_apart(job: Job, partition: str, root: Path) -> None:
+    folder = job.partition_folder(partition)
+    written = {
+        "output.path": Path(job.output_root) / folder,
+        "output.path (its rejected table)": Path(job.rejected_root) / folder,
+        "state.path": Path(job.state_root),
+    }
+    for name, path in written.items():
+        inside = path.is_relative_to(root) and not _is_hidden(path.relative_to(root))
+        if (inside and not root.is_file()) or (path == root.parent and root.is_file()):
+            raise JobError(
+                f"job {job.name}: {name} {path} lies in input.path {root}: what one run wrote, the"
+                " next would read: move one of them"
+            )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
 def _find_files(root: Path, who: str) -> list[Path]:
     if root.is_file():
         return [root]
     if not root.is_dir():
         raise InputError(f"{root}: no such file or folder (input.path of {who})")
-    hidden = (".", "_")
     files = [
         path
         for path in root.rglob("*.parquet")
-        if path.is_file() and not any(p.startswith(hidden) for p in path.relative_to(root).parts)
+        if path.is_file() and not _is_hidden(path.relative_to(root))
     ]
     if not files:
         raise InputError(f"{root}: the folder holds no *.parquet file (input.path of {who})")

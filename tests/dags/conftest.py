@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CANARY = "zanzibarquagga"
 """A word that stands in every query and document, and must stand nowhere else."""
 
-OWN_DAG = '''
+OWN_DAG = """
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
@@ -48,7 +48,7 @@ with DAG(
         partition="{{ params.region }}|{{ ds }}",
         score_args={"max_active_tis_per_dagrun": 2},
     )
-'''
+"""
 
 HOME = Path(tempfile.mkdtemp(prefix="rerank-jobs-airflow-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
@@ -75,7 +75,7 @@ class Table:
         """Return the sealed pairs of all shards by the epoch of the process that paid them."""
         sealed: dict[int, list[tuple[bytes, bytes]]] = {}
         for path in sorted(self.folder.glob("out.state/*/run/*/*/seg/*.arrow")):
-            with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+            with pa.OSFile(str(path), "rb") as source, pa.ipc.open_file(source) as reader:
                 rows = reader.read_all().select(["query_key", "passage_keys"]).to_pylist()
             pairs = sealed.setdefault(int(path.name.split("-")[0]), [])
             pairs += [(row["query_key"], key) for row in rows for key in row["passage_keys"]]
@@ -84,17 +84,26 @@ class Table:
 
 @pytest.fixture
 def make_table(tmp_path: Path) -> Callable[..., Table]:
-    """Write a candidate table and its job file; ``job`` overrides keys of the job."""
+    """Write a candidate table and its job file; ``job`` overrides keys of the job.
+
+    ``first_times`` makes each query's first document so many times longer.
+    """
 
     def make(
-        partition: str, *, queries: int = 12, documents: int = 5, job: dict[str, Any] | None = None
+        partition: str,
+        *,
+        queries: int = 12,
+        documents: int = 5,
+        first_times: int = 1,
+        job: dict[str, Any] | None = None,
     ) -> Table:
         rows = [
             {
                 "query_id": f"q{query:04d}",
                 "query": f"{CANARY} how does part {query} work",
                 "doc_id": f"d{document:02d}",
-                "text": f"{CANARY} part {(query + document) % 7} works like number {document}",
+                "text": f"{CANARY} part {(query + document) % 7} works like number {document}. "
+                * (first_times if document == 0 else 1),
                 "first_stage_rank": document + 1,
             }
             for query in range(queries)
@@ -127,7 +136,7 @@ def make_table(tmp_path: Path) -> Callable[..., Table]:
 
 @pytest.fixture(scope="session")
 def dag_bag() -> DagBag:
-    """The DAGs of the tests' Airflow, whose database is ready."""
+    """Return the DAGs of the tests' Airflow, whose database is ready."""
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils import db
 
@@ -136,7 +145,7 @@ def dag_bag() -> DagBag:
 
 
 @pytest.fixture
-def run_dag(dag_bag: DagBag) -> Iterator[Callable[..., DagRun]]:
+def run_dag(dag_bag: DagBag) -> Callable[..., DagRun]:
     """Run a DAG by ``dag.test()``; each run has an instant of its own unless one is given."""
     from airflow.sdk import timezone
 
@@ -145,7 +154,9 @@ def run_dag(dag_bag: DagBag) -> Iterator[Callable[..., DagRun]]:
 
     def run(dag_id: str, at: datetime | None = None, **conf: Any) -> DagRun:
         moment = timezone.coerce_datetime(at or base + timedelta(milliseconds=next(instants)))
-        return dag_bag.dags[dag_id].test(run_after=moment, logical_date=moment, run_conf=conf)
+        dag = dag_bag.dags[dag_id]
+        done: DagRun = dag.test(run_after=moment, logical_date=moment, run_conf=conf)
+        return done
 
     return run
 

@@ -35,7 +35,7 @@ KILL_SECONDS = 60.0
 
 
 def served_job(url: str) -> dict[str, Any]:
-    """A job that sends four requests at a time and seals every four replies."""
+    """Return a job that sends four requests at a time and seals every four replies."""
     return {
         "endpoint": {"url": url, "max_concurrency": 4, "requests_per_minute": 100_000},
         "ledger": {"max_unsaved_replies": 4},
@@ -43,7 +43,7 @@ def served_job(url: str) -> dict[str, Any]:
 
 
 def assert_published_once(table: Table, partition: str, epochs: int) -> None:
-    """The partition verifies, and no pair was sealed by two processes."""
+    """Check that the partition verifies and that no pair was sealed by two processes."""
     job = load_job(table.job_file)
     generation = read_current(open_roots(job).state, partition)
     assert generation is not None
@@ -103,7 +103,7 @@ def test_sigterm_seals_what_is_paid_and_the_retry_goes_on(
 def test_killed_in_mid_shard_the_same_run_goes_on_from_what_is_sealed(
     make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
 ) -> None:
-    """SIGKILL in mid shard; the same task started again takes over at once, repeats no sealed pair."""
+    """After SIGKILL the same task takes over at once and repeats no sealed pair."""
     at = datetime(2026, 11, 18, 2, tzinfo=UTC)
     with serve_endpoint(latency_ms=100) as url:
         table = make_table("eu|2026-11-18", queries=120, documents=3, job=served_job(url))
@@ -136,6 +136,48 @@ def kill_in_mid_shard(table: Table, at: datetime, segments: int) -> None:
             time.sleep(0.02)
         process.kill()
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("job", "region", "failed_task", "message"),
+    [
+        ({}, "us", "plan", "no such file or folder"),
+        (
+            {"budget": {"max_usd": 0.0}, "endpoint": {"usd_per_search": 1.0}},
+            "eu",
+            "plan",
+            "over budget.max_usd",
+        ),
+        (
+            {"context": {"tokens": 64, "overlap_tokens": 0, "long_documents": "fail"}},
+            "eu",
+            "publish",
+            "documents failed",
+        ),
+    ],
+    ids=["missing input", "over budget", "gate"],
+)
+def test_what_a_retry_cannot_mend_fails_at_once(
+    make_table: Callable[..., Table],
+    run_dag: Callable[..., DagRun],
+    airflow_log: Callable[[], str],
+    job: dict[str, Any],
+    region: str,
+    failed_task: str,
+    message: str,
+) -> None:
+    """Missing input, a plan over budget and a gate fail their task at its first try, saying why."""
+    at = datetime(2026, 11, 17, tzinfo=UTC)
+    table = make_table("eu|2026-11-17", first_times=40, job=job)
+
+    run = run_dag("own_rerank", at=at, job=str(table.job_file), region=region)
+
+    log = airflow_log()
+    assert run.state == "failed"
+    assert tasks_of(run)[f"relevance.{failed_task}", -1] == ("failed", 1)
+    assert "AirflowFailException: " in log
+    assert message in log
+    assert CANARY not in log
 
 
 @pytest.mark.parametrize(

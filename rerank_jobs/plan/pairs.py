@@ -1,0 +1,105 @@
+"""Pairs in order: texts joined as they come, then read back in the order of their queries.
+
+Only keys are sorted. Sorting the texts with them takes the memory of a whole shard; here they lie
+in a file that is mapped, and a block of them is taken at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rerank_jobs.plan.cluster import stream
+from rerank_jobs.plan.work import ShardWriters, narrow_joins, split_by_shard
+
+__all__ = ["sort_pairs", "write_pairs"]
+
+_KEYS = pa.schema(
+    [
+        pa.field("query_key", pa.binary()),
+        pa.field("doc_key", pa.binary()),
+        pa.field("fs_rank", pa.int32()),
+    ]
+)
+_TEXTS = pa.schema([pa.field("text", pa.string())])
+
+IntArray = npt.NDArray[np.int64]
+
+
+def write_pairs(
+    con: duckdb.DuckDBPyConnection, query: str, folder: Path, shards: int, document_bytes: int
+) -> int:
+    """Write keys and texts of ``query`` (shard, keys, fs_rank, text) a file each per shard.
+
+    Returns the number of pairs.
+    """
+    count = 0
+    keys = ShardWriters(folder, "keys", _KEYS, shards)
+    texts = ShardWriters(folder, "texts", _TEXTS, shards, compression=None)
+    with keys, texts, narrow_joins(con):
+        for batch in stream(con, query, document_bytes):
+            for shard, part in split_by_shard(batch):
+                keys.write(shard, part)
+                texts.write(shard, part)
+            count += batch.num_rows
+    return count
+
+
+def sort_pairs(
+    con: duckdb.DuckDBPyConnection, folder: Path, shard: int, rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield a shard's pairs by query, first-stage rank and document, at most ``rows`` at a time.
+
+    Columns: query_key, query, doc_key, text. The shard's files are removed at the end.
+    """
+    keys_path = ShardWriters(folder, "keys", _KEYS, 0).path(shard)
+    texts_path = ShardWriters(folder, "texts", _TEXTS, 0).path(shard)
+    with con.cursor() as reader, pa.memory_map(str(texts_path)) as source:
+        texts = _Texts(source)
+        reader.register("shard_keys", _number(keys_path))
+        query = """SELECT k.query_key, q.query, k.doc_key, k.position FROM shard_keys AS k
+            JOIN queries AS q ON k.query_key = q.query_key
+            ORDER BY k.query_key, k.fs_rank, k.doc_key"""
+        for batch in stream(reader, query):
+            for start in range(0, batch.num_rows, rows):
+                yield texts.attach(batch.slice(start, rows))
+    keys_path.unlink()
+    texts_path.unlink()
+
+
+def _number(path: Path) -> pa.Table:
+    """Read a shard's keys and number them as they stand."""
+    with pa.ipc.open_file(path) as reader:
+        table = reader.read_all()
+    return table.append_column("position", pa.array(np.arange(table.num_rows)))
+
+
+class _Texts:
+    """The texts of a shard where they lie, taken by position."""
+
+    def __init__(self, source: pa.MemoryMappedFile) -> None:
+        reader = pa.ipc.open_file(source)
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches])
+
+    def attach(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a batch with its texts in place of their positions."""
+        positions = batch.column("position").to_numpy()
+        home = np.searchsorted(self._ends, positions, side="right")
+        by_home = np.argsort(home, kind="stable")
+        parts = []
+        for number in np.unique(home):
+            mine = positions[by_home[home[by_home] == number]]
+            within = mine - (self._ends[number] - self._batches[number].num_rows)
+            parts.append(self._batches[number].column("text").take(pa.array(within)))
+        back = np.empty(len(by_home), dtype=np.int64)
+        back[by_home] = np.arange(len(by_home))
+        texts = pa.concat_arrays(parts).take(pa.array(back))
+        names = ["query_key", "query", "doc_key"]
+        columns = [batch.column(name) for name in names]
+        return pa.RecordBatch.from_arrays([*columns, texts], names=[*names, "text"])
