@@ -21,12 +21,16 @@ __all__ = [
     "arrow_schema",
     "check_input",
     "contract_versions",
+    "is_ours",
     "load_roles",
     "schema_folder",
 ]
 
 PREFIX = "rerank_"
 """Every column that this project adds begins with it."""
+
+INTERNAL = "_rj_"
+"""Columns of work files begin with it; they never reach an output."""
 
 _ATOMS: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -98,8 +102,11 @@ def check_input(schema: pa.Schema, spec: Input, where: str, *, replace: bool) ->
             that its role cannot take, stands twice, or carries our own prefix.
 
     """
-    _check_names(schema, where, replace=replace)
+    _check_names(schema.names, where, replace=replace)
     struct = _struct_fields(schema, spec.columns, where) if spec.layout != "long" else None
+    if struct is not None:
+        inner = [field.name for field in struct]
+        _check_names(inner, where, parent=spec.columns.candidates, replace=replace)
     inside = {
         "document_id",
         "document",
@@ -119,17 +126,35 @@ def check_input(schema: pa.Schema, spec: Input, where: str, *, replace: bool) ->
             raise InputError(f"{where}: input.columns.{role.name} must name a column")
 
 
-def _check_names(schema: pa.Schema, where: str, *, replace: bool) -> None:
-    names = schema.names
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{where}: column {twice[0]!r} stands twice: rename one of them")
-    ours = [name for name in names if name.lower().startswith(PREFIX)]
-    if ours and not replace:
-        raise InputError(
-            f"{where}: column {ours[0]!r} begins with {PREFIX!r}, which output columns carry:"
-            " rename it, or set output.replace: true to drop such columns"
-        )
+def is_ours(name: str) -> bool:
+    """Say whether a column or field carries our prefix, in any case: engines ignore case."""
+    return name.lower().startswith(PREFIX)
+
+
+def _check_names(
+    names: Sequence[str], where: str, *, parent: str | None = None, replace: bool
+) -> None:
+    lowered: dict[str, str] = {}
+    for name in names:
+        shown = _show_name(name, parent)
+        if name in lowered.values():
+            raise InputError(f"{where}: {shown} stands twice: rename one of them")
+        other = lowered.setdefault(name.lower(), name)
+        if other != name:
+            raise InputError(
+                f"{where}: {shown} and {other!r} differ only in case: rename one of them"
+            )
+        if name.lower().startswith(INTERNAL):
+            raise InputError(f"{where}: {shown} begins with {INTERNAL!r}, which is ours: rename it")
+        if is_ours(name) and not replace:
+            raise InputError(
+                f"{where}: {shown} begins with {PREFIX!r}, which output columns carry:"
+                " rename it, or set output.replace: true to drop such columns"
+            )
+
+
+def _show_name(name: str, parent: str | None) -> str:
+    return f"field {parent}.{name}" if parent else f"column {name!r}"
 
 
 def _struct_fields(schema: pa.Schema, columns: Columns, where: str) -> list[pa.Field[Any]]:
@@ -145,7 +170,7 @@ def _struct_fields(schema: pa.Schema, columns: Columns, where: str) -> list[pa.F
 def _check_column(
     column: str, role: Role, fields: Sequence[pa.Field[Any]], where: str, parent: str | None
 ) -> None:
-    what = f"field {parent}.{column}" if parent else f"column {column!r}"
+    what = _show_name(column, parent)
     found = next((field for field in fields if field.name == column), None)
     if found is None:
         names = [field.name for field in fields]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import httpx
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.library import compact, lookup_sql, read_library
-from rerank_jobs.ledger.loading import Spent, load_segments
+from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.ledger.owners import make_process_owner
 from rerank_jobs.model import ScoreTotals
 from rerank_jobs.parts import read_done
@@ -31,9 +30,9 @@ from rerank_jobs.publish.generations import Generation, Part, read_current
 from rerank_jobs.publish.publisher import PublishOrder, Roots, ShardPart, publish_plan, tidy
 from rerank_jobs.score import Progress
 from rerank_jobs.shard import ShardResult, score_shard
-from rerank_jobs.storage import Put, Store, open_store, scratch_folder, seal_json
-from rerank_jobs.storage.store import read_json
+from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
+from rerank_jobs.upkeep import add_up_spent, compact_unfinished, prepare_state, retire_plan
 
 __all__ = [
     "Planned",
@@ -46,8 +45,6 @@ __all__ = [
     "run_partition",
     "score_partition_shard",
 ]
-
-STATE_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +113,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     if state.exists(plan_name(partition, identity)):
         plan = read_plan(state, partition, identity)
         return Planned(partition, identity, plan.promise, plan, None)
-    salt = _prepare_state(state)
-    _compact_unfinished(state, partition)
+    salt = prepare_state(state)
+    compact_unfinished(state, partition)
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
     library = lookup_sql(state, read_library(state, scorer), cutoff)
     with scratch_folder(state.location) as folder:
@@ -159,6 +156,7 @@ def score_partition_shard(
     owner: dict[str, Any] | None = None,
     observe: Callable[[Progress], None] | None = None,
     retry_failed: bool = False,
+    extra_usd: float = 0.0,
 ) -> ShardResult:
     """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``."""
     return score_shard(
@@ -170,6 +168,7 @@ def score_partition_shard(
         transport=functools.partial(_open_transport, job),
         observe=observe,
         retry_failed=retry_failed,
+        extra_usd=extra_usd,
     )
 
 
@@ -185,7 +184,7 @@ def publish_partition(job: Job, planned: Planned) -> Generation:
     """
     roots = open_roots(job)
     if planned.current is not None:
-        _retire(
+        retire_plan(
             roots.state, planned.partition, planned.plan_id, planned.current.document["scorer_id"]
         )
         tidy(roots, planned.partition)
@@ -211,11 +210,11 @@ def publish_partition(job: Job, planned: Planned) -> Generation:
             "endpoint": {"url": job.endpoint.url, "model": job.endpoint.model},
             "inputs": [list(item) for item in plan.inputs],
             "promise": plan.promise.to_json(),
-            "spent": dataclasses.asdict(_spent(roots.state, plan)),
+            "spent": dataclasses.asdict(add_up_spent(roots.state, plan)),
         },
     )
     generation = publish_plan(job, roots, order)
-    _retire(roots.state, plan.partition, plan.plan_id, plan.scorer_id)
+    retire_plan(roots.state, plan.partition, plan.plan_id, plan.scorer_id)
     return generation
 
 
@@ -225,13 +224,15 @@ def run_partition(
     *,
     limit_queries: int | None = None,
     retry_failed: bool = False,
+    extra_usd: float = 0.0,
     on_plan: Callable[[Planned], None] | None = None,
     observe: Callable[[int, Progress], None] | None = None,
 ) -> RunResult:
     """Plan, score and publish a partition in this process; resumable at every point.
 
     With ``limit_queries`` a sample is scored and paid but not published: its scores wait in the
-    library. ``on_plan`` is told the plan before anything is sent, ``observe`` (shard, progress).
+    library. ``extra_usd`` may be spent beyond the plan's allowances. ``on_plan`` is told the plan
+    before anything is sent, ``observe`` (shard, progress).
     """
     started = time.monotonic()
     planned = plan_partition(job, partition, limit_queries=limit_queries)
@@ -242,16 +243,22 @@ def run_partition(
         for number in range(len(planned.plan.shards)):
             watch = functools.partial(observe, number) if observe is not None else None
             result = score_partition_shard(
-                job, planned.plan, number, observe=watch, retry_failed=retry_failed
+                job,
+                planned.plan,
+                number,
+                observe=watch,
+                retry_failed=retry_failed,
+                extra_usd=extra_usd,
             )
             totals = totals.plus(result.totals)
+            extra_usd -= result.extra_used_usd
     if limit_queries is None:
         generation = publish_partition(job, planned)
         spent = Spent(**generation.document["spent"])
         return _result(planned, totals, spent, generation, (), started)
     state = open_store(job.state_root)
     plan = _frozen(planned)
-    spent = _spent(state, plan)
+    spent = add_up_spent(state, plan)
     compact(state, plan.scorer_id, f"{partition}/run/{plan.plan_id}", plan.plan_id)
     done = _read_all_done(state, plan)
     return _result(planned, totals, spent, None, tuple(done), started)
@@ -315,37 +322,6 @@ def _embedded_app() -> Any:
     return create_app(price_per_search_usd=0.0)
 
 
-def _prepare_state(state: Store) -> bytes:
-    """Create or check the state root; return its salt.
-
-    Raises:
-        StateError: the root was made by a version with another format.
-
-    """
-    if state.put_if_absent("FORMAT", seal_json({"format": STATE_FORMAT})) is Put.OTHER:
-        found = read_json(state, "FORMAT").get("format")
-        if found != STATE_FORMAT:
-            raise StateError(
-                f"{state.location}: state format {found}, this version writes {STATE_FORMAT}"
-            )
-    if not state.exists("salt"):
-        state.put_if_absent("salt", os.urandom(32))
-    salt = state.read("salt")
-    if len(salt) != 32:
-        raise StateError(f"{state.location}/salt: damaged: restore it, keys depend on it")
-    return salt
-
-
-def _compact_unfinished(state: Store, partition: str) -> None:
-    """Bring sealed scores of this partition's other plans into the library: paid is paid."""
-    plans = state.entries(f"{partition}/plan")
-    for identity in sorted(
-        {entry.name.rpartition("/")[2].removesuffix(".json") for entry in plans}
-    ):
-        plan = read_plan(state, partition, identity)
-        compact(state, plan.scorer_id, f"{partition}/run/{identity}", identity)
-
-
 def _read_all_done(state: Store, plan: Plan) -> list[ShardPart]:
     done = []
     for shard in plan.shards:
@@ -356,32 +332,3 @@ def _read_all_done(state: Store, plan: Plan) -> list[ShardPart]:
             )
         done.append(part)
     return done
-
-
-def _spent(state: Store, plan: Plan) -> Spent:
-    """Add up what the plan's segments say, shard by shard: never all pairs in memory at once."""
-    total = Spent()
-    for shard in plan.shards:
-        folder = run_folder(plan.partition, plan.plan_id, shard.number)
-        total = total.plus(load_segments(state, folder, plan.plan_id).spent)
-    return total
-
-
-def _retire(state: Store, partition: str, identity: str, scorer: str) -> None:
-    """After publishing: scores into the library, then everything that holds text goes.
-
-    Segments, claims and run records stay; the manifest keeps what the plan said.
-    """
-    run = f"{partition}/run/{identity}"
-    entries = state.entries(run)
-    holding = [
-        e.name
-        for e in entries
-        if e.name.rpartition("/")[2].startswith(("work.", "part-", "rejected-", "done."))
-    ]
-    if not holding and not state.exists(plan_name(partition, identity)):
-        return
-    compact(state, scorer, run, identity)
-    state.delete(plan_name(partition, identity))
-    for name in holding:
-        state.delete(name)

@@ -33,17 +33,18 @@ from rerank_jobs.score import (
     open_client,
     score_requests,
 )
-from rerank_jobs.storage import Store, seal_json
+from rerank_jobs.storage import Store, read_json, seal_json
 
 __all__ = ["ShardResult", "read_requests", "score_shard"]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """A finished shard and what this process spent on it."""
+    """A finished shard, what this process spent on it, and what of the extra dollars it took."""
 
     part: ShardPart
     totals: ScoreTotals
+    extra_used_usd: float = 0.0
 
 
 def score_shard(
@@ -56,10 +57,12 @@ def score_shard(
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None = None,
     retry_failed: bool = False,
+    extra_usd: float = 0.0,
 ) -> ShardResult:
     """Score what the ledger does not have, merge, and leave a valid ``done.json``.
 
-    ``transport`` opens the way to the endpoint, ``None`` for the network.
+    ``transport`` opens the way to the endpoint, ``None`` for the network. ``extra_usd`` may be
+    spent beyond the shard's allowance.
 
     Raises:
         Busy, Fenced: another owner has the shard.
@@ -76,17 +79,22 @@ def score_shard(
         if done is not None:
             store.delete(f"{folder}/done.json")
         loaded = load_segments(store, folder, plan.plan_id)
-        totals = ScoreTotals()
+        totals, extra = ScoreTotals(), 0.0
         if shard.requests:
             requests = read_requests(store, shard, loaded, retry_failed=retry_failed)
-            result = _send(job, plan, shard, requests, store, claim, transport, observe, loaded)
+            left = _find_left(job, shard, store, folder, loaded)
+            most = None if left is None else left + extra_usd
+            result = _send(job, plan, requests, store, claim, transport, observe, most)
             totals = result.totals
             _record(store, folder, claim.epoch, result, loaded)
             if result.stop is not None:
                 claim.check()
                 raise result.stop
+            if left is not None:
+                extra = max(0.0, totals.cost_usd + totals.unknown_usd - max(left, 0.0))
         claim.check()
-        return ShardResult(finish_shard(job, plan, shard, store=store, check=claim.check), totals)
+        part = finish_shard(job, plan, shard, store=store, check=claim.check)
+        return ShardResult(part, totals, extra)
 
 
 def read_requests(
@@ -132,20 +140,35 @@ def _make_requests(
         yield Request(number, query_key, query, tuple(passages), units)
 
 
+def _find_left(
+    job: Job, shard: ShardPlan, store: Store, folder: str, loaded: Loaded
+) -> float | None:
+    """Return the dollars that the shard may still spend, ``None`` where nothing costs anything.
+
+    Sends of unknown fate of earlier processes count as spent; what a killed process had in flight
+    left no record, and is bounded by its concurrency.
+    """
+    if job.endpoint.embedded:
+        return None
+    unknown = 0.0
+    for entry in store.entries(folder):
+        if entry.name.startswith(f"{folder}/run-"):
+            unknown += float(read_json(store, entry.name)["totals"]["unknown_usd"])
+    return shard.allowance_usd - loaded.spent.cost_usd - unknown
+
+
 def _send(
     job: Job,
     plan: Plan,
-    shard: ShardPlan,
     requests: Iterator[Request],
     store: Store,
     claim: Claim,
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None,
-    loaded: Loaded,
+    allowance_usd: float | None,
 ) -> ScoreResult:
     key = read_api_key(job.endpoint)
-    left = shard.allowance_usd - loaded.spent.cost_usd if job.endpoint.price_usd else None
-    settings = ScoreSettings.from_endpoint(job.endpoint, left)
+    settings = ScoreSettings.from_endpoint(job.endpoint, allowance_usd)
 
     async def send() -> ScoreResult:
         client = open_client(job.endpoint, key, transport=transport())

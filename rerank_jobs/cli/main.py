@@ -119,6 +119,13 @@ def _add_job_commands(commands: Commands) -> None:
         action="store_true",
         help="send once more what the endpoint refused earlier",
     )
+    run.add_argument(
+        "--extra-usd",
+        type=_dollars,
+        default=0.0,
+        metavar="USD",
+        help="spend up to so much beyond the plan's allowance, where replies cost more than planned",
+    )
     evaluate.add_argument(
         "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"
     )
@@ -171,6 +178,13 @@ def _add_other_commands(commands: Commands) -> None:
         "--folder", type=Path, default=Path("demo"), help="where to put it (default: demo)"
     )
     demo.add_argument("--partition", metavar="KEY", default="2026-11-22")
+
+
+def _dollars(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
 
 
 def _positive(text: str) -> int:

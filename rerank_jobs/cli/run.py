@@ -34,6 +34,7 @@ def run_job(arguments: argparse.Namespace) -> int:
             arguments.partition,
             limit_queries=arguments.limit_queries,
             retry_failed=arguments.retry_failed,
+            extra_usd=arguments.extra_usd,
             on_plan=announce,
             observe=display.observe,
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from rerank_jobs.errors import CommitUnknown, StateError
 from rerank_jobs.storage import Put, Store, read_json, seal_json
 from rerank_jobs.storage.store import iterate_numbered
@@ -48,14 +50,21 @@ def manifest_name(partition: str, number: int) -> str:
 
 
 def read_generations(store: Store, partition: str) -> list[Generation]:
-    """Return all generations of a partition, oldest first.
+    """Return the generations of a partition, oldest first, without those whose manifest is damaged.
 
     Raises:
-        StateError: a manifest is damaged.
+        StateError: the current generation's manifest is damaged.
 
     """
-    numbered = iterate_numbered(store, f"{partition}/manifest", ".json")
-    return [_decode(name, read_json(store, name)) for _, name in numbered]
+    names = [name for _, name in iterate_numbered(store, f"{partition}/manifest", ".json")]
+    found = []
+    for name in names:
+        try:
+            found.append(_decode(name, read_json(store, name)))
+        except StateError:
+            if name == names[-1]:
+                raise
+    return found
 
 
 def read_current(store: Store, partition: str) -> Generation | None:
@@ -87,7 +96,7 @@ def commit(store: Store, partition: str, previous: int, document: dict[str, Any]
         landed = _look(store, name, data, error)
     if not landed:
         raise Superseded(name)
-    return _decode(name, read_json(store, name))
+    return _decode(name, orjson.loads(data))
 
 
 def _look(store: Store, name: str, data: bytes, error: OSError) -> bool:

@@ -24,7 +24,7 @@ from rerank_jobs.publish.generations import (
     read_current,
     read_generations,
 )
-from rerank_jobs.storage import Put, Store
+from rerank_jobs.storage import Put, Store, sha256_of_file
 
 __all__ = ["PublishOrder", "Roots", "ShardPart", "check_gates", "publish_plan", "tidy"]
 
@@ -106,23 +106,25 @@ def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
             tidy(roots, order.partition)
             return current
         check_gates(job, order)
-        parts = [
-            _copy(roots.state, roots.output, order.folder, s.part, s.shard) for s in order.shards
-        ]
-        rejected = [_copy(roots.state, roots.rejected, order.folder, order.rejected, 0)]
-        document = _describe(order, [p for p in parts if p], [p for p in rejected if p])
+        previous = current.number if current else 0
         try:
-            generation = commit(
-                roots.state, order.partition, current.number if current else 0, document
-            )
+            generation = commit(roots.state, order.partition, previous, _copy_all(roots, order))
         except Superseded:
             continue
+        except FileNotFoundError as error:
+            # Another run that published this plan has removed its parts from the state root.
+            if read_current(roots.state, order.partition) != current:
+                continue
+            raise StateError(f"{error.args[0]}: a finished part is gone: run again") from None
         tidy(roots, order.partition)
         return generation
 
 
 def tidy(roots: Roots, partition: str) -> list[str]:
-    """Remove published files that only superseded manifests name; return their names."""
+    """Remove published files that only superseded manifests name; return their names.
+
+    What a damaged manifest names stays: nothing is removed without proof.
+    """
     generations = read_generations(roots.state, partition)
     removed = []
     for store, kind in ((roots.output, "parts"), (roots.rejected, "rejected")):
@@ -135,12 +137,25 @@ def tidy(roots: Roots, partition: str) -> list[str]:
     return removed
 
 
+def _copy_all(roots: Roots, order: PublishOrder) -> dict[str, Any]:
+    """Put all files into place, beside those that are current; return their manifest."""
+    parts = [_copy(roots.state, roots.output, order.folder, s.part, s.shard) for s in order.shards]
+    rejected = [_copy(roots.state, roots.rejected, order.folder, order.rejected, 0)]
+    return _describe(order, [p for p in parts if p], [p for p in rejected if p])
+
+
 def _copy(source: Store, target: Store, folder: str, part: Part | None, shard: int) -> Part | None:
     if part is None:
         return None
     file = f"part-{shard:05d}-{part.sha256[:8]}.parquet"
     name = f"{folder}/{file}" if folder else file
-    if target.put_file_if_absent(name, source.fetch(part.name)) is Put.OTHER:
+    path = source.fetch(part.name)
+    if sha256_of_file(path) != part.sha256:
+        raise StateError(
+            f"{source.location}/{part.name}: a finished part is damaged: nothing was published;"
+            " run again"
+        )
+    if target.put_file_if_absent(name, path) is Put.OTHER:
         raise StateError(
             f"{target.location}/{name}: a different file has this part's name: remove it, run again"
         )

@@ -124,18 +124,29 @@ def _open_documents(con: duckdb.DuckDBPyConnection, job: Job, paths: list[Path])
 
 
 def _check_ranks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    # failures.on_failed: keep_first_stage leaves a whole group as it came.
+    con.execute("""CREATE TEMP TABLE kept AS SELECT grp FROM documents GROUP BY grp
+        HAVING bool_or(rerank_status = 'failed') AND bool_and(rerank_rank = rerank_first_stage_rank)
+        """)
     checks = {
         "ranks are not 1..n": """SELECT count(*) FROM (SELECT grp FROM documents GROUP BY grp
             HAVING min(rerank_rank) <> 1 OR max(rerank_rank) <> count(*)
                 OR count(DISTINCT rerank_rank) <> count(*))""",
+        "first-stage ranks are not 1..n": """SELECT count(*) FROM (
+            SELECT grp FROM documents GROUP BY grp HAVING min(rerank_first_stage_rank) <> 1
+                OR max(rerank_first_stage_rank) <> count(*)
+                OR count(DISTINCT rerank_first_stage_rank) <> count(*))""",
         "list positions differ from ranks": """SELECT count(DISTINCT grp) FROM documents
             WHERE position <> rerank_rank""",
         "scores do not fall with rank": """SELECT count(DISTINCT grp) FROM (SELECT grp,
             rerank_score > lag(rerank_score) OVER (PARTITION BY grp ORDER BY rerank_rank) AS rises
-            FROM documents WHERE grp NOT IN (
-                SELECT grp FROM documents WHERE rerank_status = 'failed')) WHERE rises""",
+            FROM documents ANTI JOIN kept USING (grp)) WHERE rises""",
+        "a failed document stands before a scored one": """SELECT count(*) FROM (
+            SELECT grp FROM documents ANTI JOIN kept USING (grp) GROUP BY grp
+            HAVING min(rerank_rank) FILTER (rerank_status = 'failed')
+                < max(rerank_rank) FILTER (rerank_status <> 'failed'))""",
         "equal scores are not in first-stage order": """SELECT count(DISTINCT grp) FROM (SELECT grp,
-            rerank_score = lag(rerank_score) OVER w AND
+            rerank_score IS NOT DISTINCT FROM lag(rerank_score) OVER w AND
             rerank_first_stage_rank < lag(rerank_first_stage_rank) OVER w AS wrong FROM documents
             WINDOW w AS (PARTITION BY grp ORDER BY rerank_rank)) WHERE wrong""",
         "rerank_delta is not first-stage rank minus rank": """SELECT count(DISTINCT grp)

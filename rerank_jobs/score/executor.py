@@ -283,7 +283,8 @@ class _Run:
         return BudgetStop(
             f"the allowance of ${spent.limit_usd or 0.0:.4f} is spent"
             f" (${spent.reported_usd:.4f} reported, ${spent.estimated_usd:.4f} estimated,"
-            f" ${spent.unknown_usd:.4f} of unknown fate): raise budget.max_usd and run again"
+            f" ${spent.unknown_usd:.4f} of unknown fate), because replies cost more than planned:"
+            " look at the drift, then run again with --extra-usd AMOUNT"
         )
 
     def _report(self, *, last: bool = False) -> None:
