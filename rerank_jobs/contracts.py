@@ -32,6 +32,10 @@ PREFIX = "rerank_"
 INTERNAL = "_rj_"
 """Columns of work files begin with it; they never reach an output."""
 
+# Columns that DuckDB adds to a Parquet scan, by which rows are numbered: one of the same name in the
+# file would hide them.
+_DATABASE_NAMES = {"file_index", "file_row_number"}
+
 _ATOMS: dict[str, pa.DataType] = {
     "string": pa.string(),
     "bool": pa.bool_(),
@@ -119,6 +123,11 @@ def check_input(schema: pa.Schema, spec: Input, where: str, *, replace: bool) ->
         fields = struct if struct is not None and role.name in inside else list(schema)
         named = getattr(spec.columns, role.name)
         for column in [named] if isinstance(named, str) else list(named or ()):
+            if is_ours(column):
+                raise InputError(
+                    f"{where}: input.columns.{role.name} names {column!r}, but columns that begin"
+                    f" with {PREFIX!r} are dropped: rename it in the table"
+                )
             _check_column(
                 column, role, fields, where, spec.columns.candidates if fields is struct else None
             )
@@ -142,8 +151,10 @@ def _check_names(
         other = lowered.setdefault(name.lower(), name)
         if other != name:
             raise InputError(
-                f"{where}: {shown} and {other!r} differ only in case: rename one of them"
+                f"{where}: {shown} and {_show_name(other, parent)} differ only in case: rename one"
             )
+        if name.lower() in _DATABASE_NAMES and parent is None:
+            raise InputError(f"{where}: {shown} has a name that the database needs: rename it")
         if name.lower().startswith(INTERNAL):
             raise InputError(f"{where}: {shown} begins with {INTERNAL!r}, which is ours: rename it")
         if is_ours(name) and not replace:

@@ -58,7 +58,9 @@ def report_failures() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - nothing is hidden but the message
-        where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+        frames = traceback.extract_tb(error.__traceback__)
+        passed = "".join(traceback.format_list(frames)).rstrip()
         raise AirflowException(
-            f"{type(error).__name__} (its message may quote the table and is left out) at\n{where}"
+            f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}"
+            f" (its message may quote the table and is left out)\n{passed}"
         ) from None

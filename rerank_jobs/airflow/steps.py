@@ -102,7 +102,8 @@ def score(job_file: str, shard: dict[str, Any], owner: dict[str, Any]) -> dict[s
         totals.cost_usd,
         totals.seconds,
     )
-    return {"shard": number, **{name: getattr(totals, name) for name in _SENT}}
+    sent = {name: round(getattr(totals, name), 6) for name in _SENT}
+    return {"shard": number, **sent}
 
 
 def publish(
@@ -121,7 +122,7 @@ def publish(
     generation = publish_partition(job, find_plan(job, partition, plan_id))
     figures = _describe(job, partition, generation)
     sent = list(scored)
-    figures |= {name: sum(one[name] for one in sent) for name in _SENT}
+    figures |= {name: round(sum(one[name] for one in sent), 6) for name in _SENT}
     log.info(
         "Generation %d of partition %s: %s rows in %s",
         generation.number,

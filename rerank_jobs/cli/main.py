@@ -124,7 +124,7 @@ def _add_job_commands(commands: Commands) -> None:
         type=_dollars,
         default=0.0,
         metavar="USD",
-        help="spend up to so much beyond the plan's allowance, where replies cost more than planned",
+        help="spend so much beyond the allowance, where replies cost more than planned",
     )
     evaluate.add_argument(
         "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"

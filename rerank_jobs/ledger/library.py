@@ -75,9 +75,7 @@ def compact(store: Store, scorer: str, run: str, plan_id: str) -> int:
             return int(scores.num_rows)
 
 
-def _put_scores(
-    store: Store, scorer: str, scores: pa.Table, segments: list[str]
-) -> dict[str, Any]:
+def _put_scores(store: Store, scorer: str, scores: pa.Table, segments: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="rerank-jobs-") as folder:
         path = Path(folder) / "scores.parquet"
         write_parquet(path, arrow_schema("library"), scores.to_batches(), row_group=ROW_GROUP)

@@ -19,6 +19,7 @@ from rerank_jobs.plan.promise import Promise, make_promise
 from rerank_jobs.plan.schedule import SCHEDULE, ShardPrice, write_schedule
 from rerank_jobs.plan.work import (
     CANDIDATES,
+    NO_STATISTICS,
     ShardWriters,
     rows_schema,
     write_candidates,
@@ -77,6 +78,7 @@ def connect(folder: Path, memory: int) -> duckdb.DuckDBPyConnection:
     con.execute(f"SET temp_directory = '{str(folder / 'spill').replace(chr(39), chr(39) * 2)}'")
     con.execute("SET preserve_insertion_order = false")
     con.execute("SET TimeZone = 'UTC'")
+    con.execute(f"SET disabled_optimizers = '{NO_STATISTICS}'")
     return con
 
 

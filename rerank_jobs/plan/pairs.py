@@ -20,7 +20,7 @@ from rerank_jobs.plan.work import ShardWriters, narrow_joins, split_by_shard
 __all__ = ["sort_pairs", "write_pairs"]
 
 _KEYS = pa.schema(
-    [
+    [  # type: ignore[arg-type]  # mypy joins the types of the fields to object
         pa.field("query_key", pa.binary()),
         pa.field("doc_key", pa.binary()),
         pa.field("fs_rank", pa.int32()),
@@ -74,7 +74,7 @@ def sort_pairs(
 
 def _number(path: Path) -> pa.Table:
     """Read a shard's keys and number them as they stand."""
-    with pa.ipc.open_file(path) as reader:
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_file(source) as reader:
         table = reader.read_all()
     return table.append_column("position", pa.array(np.arange(table.num_rows)))
 

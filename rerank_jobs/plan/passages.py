@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rerank_jobs.config import Context, Job
-from rerank_jobs.plan.cluster import STREAM_ROWS, document_is_text
+from rerank_jobs.plan.cluster import REF, STREAM_ROWS, document_is_text
 from rerank_jobs.plan.identity import compute_key
 from rerank_jobs.plan.packing import billing_chunks
 from rerank_jobs.plan.pairs import sort_pairs, write_pairs
@@ -97,7 +97,7 @@ def _pairs_sql(table: InputTable, job: Job) -> str:
     elif job.input.layout == "long":
         source = f"src AS t JOIN pairs AS p ON t.{ROW} = p.ref"
     else:
-        source = "candidates AS t JOIN pairs AS p ON t.ref = p.ref"
+        source = f"candidates AS t JOIN pairs AS p ON t.{REF} = p.ref"
     return f"SELECT p.shard, p.query_key, p.doc_key, p.fs_rank, {text} AS text FROM {source}"
 
 

@@ -111,11 +111,14 @@ def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
             generation = commit(roots.state, order.partition, previous, _copy_all(roots, order))
         except Superseded:
             continue
-        except FileNotFoundError as error:
-            # Another run that published this plan has removed its parts from the state root.
+        except FileNotFoundError:
+            # A run that published this plan in the meantime has retired its parts.
             if read_current(roots.state, order.partition) != current:
                 continue
-            raise StateError(f"{error.args[0]}: a finished part is gone: run again") from None
+            raise StateError(
+                f"{roots.state.location}: a finished part of plan {order.plan_id[:8]} is gone: run"
+                " again"
+            ) from None
         tidy(roots, order.partition)
         return generation
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rerank_jobs.config import Job
-from rerank_jobs.contracts import PREFIX, check_input
+from rerank_jobs.contracts import check_input, is_ours
 from rerank_jobs.errors import InputError, JobError
 from rerank_jobs.storage import sha256_of_file
 
@@ -41,7 +41,8 @@ class InputFile:
 class InputTable:
     """An input table as found: files in order, their common schema, hive columns last.
 
-    ``row_bytes`` is the mean decoded size of a row by the files' own footers.
+    ``row_bytes`` is the mean decoded size of a row by the files' own footers. ``lists`` is the list
+    column whose structs are read without our own fields, which an earlier run added.
     """
 
     location: str
@@ -49,6 +50,7 @@ class InputTable:
     schema: pa.Schema
     hive: tuple[str, ...]
     row_bytes: int
+    lists: str | None = None
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,7 @@ class InputTable:
             offsets.append(str(total))
             total += file.rows
         paths = ", ".join(quote_text(_escape_glob(file.path)) for file in self.files)
-        columns = ", ".join(quote(name) for name in self.schema.names)
+        columns = ", ".join(self._column_sql(name) for name in self.schema.names)
         hive = "true, hive_types_autocast=false" if self.hive else "false"
         return (
             f"SELECT {columns}, "
@@ -70,6 +72,15 @@ class InputTable:
             f" + file_row_number AS {ROW} "
             f"FROM read_parquet([{paths}], hive_partitioning={hive}, union_by_name=true)"
         )
+
+    def _column_sql(self, name: str) -> str:
+        if name != self.lists:
+            return quote(name)
+        struct = self.schema.field(name).type.value_type
+        names = [quote(struct.field(i).name) for i in range(struct.num_fields)]
+        packed = ", ".join(f"{field} := _rj_item.{field}" for field in names)
+        item = f"CASE WHEN _rj_item IS NOT NULL THEN struct_pack({packed}) END"
+        return f"list_transform({quote(name)}, lambda _rj_item: {item}) AS {quote(name)}"
 
     def locate(self, row: int) -> tuple[str, int]:
         """Return (file name, row in that file) of a row number."""
@@ -111,14 +122,13 @@ def open_input(job: Job, partition: str) -> InputTable:
         raise InputError(
             f"{location}: the table has no rows: check what wrote it, or skip this partition"
         )
-    hive = _hive_columns([file.name for file in found], location)
     schema = _unify(schemas, location)
+    hive = _hive_columns([file.name for file in found], location, schema)
     check_input(_with_hive(schema, hive), job.input, location, replace=job.output.replace)
+    schema, lists = _with_hive(schema, hive), None
     if job.output.replace:
-        schema = pa.schema([field for field in schema if not field.name.startswith(PREFIX)])
-    return InputTable(
-        location, tuple(found), _with_hive(schema, hive), hive, max(1, stored // rows)
-    )
+        schema, lists = _drop_ours(schema, job.input.columns.candidates)
+    return InputTable(location, tuple(found), schema, hive, max(1, stored // rows), lists)
 
 
 def quote(name: str) -> str:
@@ -176,10 +186,27 @@ def _read_footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
         ) from None
 
 
+def _drop_ours(schema: pa.Schema, lists: str | None) -> tuple[pa.Schema, str | None]:
+    """Return the schema without our columns, and the list column if its structs lost fields."""
+    schema = pa.schema([field for field in schema if not is_ours(field.name)])
+    if lists is None:
+        return schema, None
+    index = schema.get_field_index(lists)
+    struct = schema.field(index).type.value_type
+    fields = [struct.field(i) for i in range(struct.num_fields)]
+    kept = [field for field in fields if not is_ours(field.name)]
+    if len(kept) == len(fields):
+        return schema, None
+    return schema.set(index, pa.field(lists, pa.list_(pa.struct(kept)))), lists
+
+
 def _unify(schemas: list[tuple[Path, pa.Schema]], location: str) -> pa.Schema:
     first_path, first = schemas[0]
     fields = {field.name: (field, first_path) for field in first}
-    for path, schema in schemas[1:]:
+    for path, schema in schemas:
+        if len(set(schema.names)) < len(schema.names):
+            twice = next(name for name in schema.names if schema.names.count(name) > 1)
+            raise InputError(f"{path}: column {twice!r} stands twice: rename one of them")
         for field in schema:
             known, known_path = fields.setdefault(field.name, (field, path))
             if known.type != field.type:
@@ -187,17 +214,11 @@ def _unify(schemas: list[tuple[Path, pa.Schema]], location: str) -> pa.Schema:
                     f"{path}: column {field.name!r} is {field.type}, but {known.type} in"
                     f" {known_path.name}: the files under {location} must agree"
                 )
-    lowered: dict[str, str] = {}
-    for name in fields:
-        other = lowered.setdefault(name.lower(), name)
-        if other != name:
-            raise InputError(
-                f"{location}: columns {other!r} and {name!r} differ only in case: rename one"
-            )
     return pa.schema([field.with_nullable(True) for field, _ in fields.values()])
 
 
-def _hive_columns(names: list[str], location: str) -> tuple[str, ...]:
+def _hive_columns(names: list[str], location: str, schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns that stand in folder names; where the files hold them, theirs count."""
     keys = {
         tuple(m[1] for part in name.split("/")[:-1] if (m := _HIVE.fullmatch(part)))
         for name in names
@@ -206,14 +227,18 @@ def _hive_columns(names: list[str], location: str) -> tuple[str, ...]:
         raise InputError(
             f"{location}: its files lie in different hive partition levels: {sorted(keys)[:3]}"
         )
-    return next(iter(keys))
+    hive = next(iter(keys))
+    inside = [name for name in hive if name in schema.names]
+    if inside and len(inside) < len(hive):
+        raise InputError(
+            f"{location}: of its hive columns {', '.join(hive)} the files hold {inside[0]!r} too:"
+            " write all of them into the files, or none"
+        )
+    return () if inside else hive
 
 
 def _with_hive(schema: pa.Schema, hive: tuple[str, ...]) -> pa.Schema:
-    for name in hive:
-        if name not in schema.names:
-            schema = schema.append(pa.field(name, pa.string()))
-    return schema
+    return pa.schema([*schema, *(pa.field(name, pa.string()) for name in hive)])
 
 
 def _escape_glob(path: str) -> str:

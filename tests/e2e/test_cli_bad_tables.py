@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.unit.cli.kit import (
     DOCUMENT_CANARY,
@@ -26,6 +27,13 @@ from tests.unit.cli.kit import (
 )
 
 Capture = pytest.CaptureFixture[str]
+
+
+SQL_NAMES = (
+    *("row", "ref", "grp", "gid", "did", "shard", "size", "n", "raw", "i", "c", "s", "select"),
+    *("doc_key", "query_key", "fs_rank", "filename", "rows"),
+)
+"""Names that SQL, or the database itself, could take for its own."""
 
 
 def replace(rows: list[Row], name: str, value: Any) -> list[Row]:
@@ -141,7 +149,6 @@ def test_a_wrong_type_names_column_role_and_type(
         ({"columns": {"document_id": "docid"}}, ("field hits.docid", "did you mean 'doc_id'?")),
         ({"columns": {"document": "txt"}}, ("field hits.txt", "did you mean 'text'?")),
         ({"columns": {"first_stage_rank": "note"}}, ("field hits.note", "but must be")),
-        ({"columns": {"query_id": None}}, ("input.columns.query_id must name a column",)),
         ({"layout": "search_log", "columns": {"search_id": "sid"}}, ("column 'sid'",)),
         ({"layout": "search_log", "columns": {"clicked": "clik"}}, ("field hits.clik",)),
     ],
@@ -153,6 +160,15 @@ def test_the_fields_of_a_list_layout_are_checked(
     rows = [{**row, "tags": ["a"]} for row in nest(make_rows())]
     job = set_up(tmp_path, {"input": merge(LISTS, changes)}, rows)
     call(capsys, "run", job).assert_says(2, "candidates.parquet", *words)
+
+
+def test_layout_nested_needs_a_query_id(tmp_path: Path, capsys: Capture) -> None:
+    """A nested table without a named query_id is refused: judgements and conflicts need it."""
+    job = set_up(tmp_path, {"input": LISTS}, nest(make_rows()))
+    data = yaml.safe_load(job.read_text())
+    del data["input"]["columns"]["query_id"]
+    job.write_text(yaml.safe_dump(data))
+    call(capsys, "run", job).assert_says(2, "input.columns.query_id must name a column")
 
 
 def test_an_empty_table_is_refused(tmp_path: Path, capsys: Capture) -> None:
@@ -184,7 +200,7 @@ def test_names_that_differ_only_in_case_are_refused(
         for row in (nested := nest(make_rows())):
             row["hits"] = [{**hit, "Note": "x"} for hit in row["hits"]]
         job = set_up(tmp_path, {"input": LISTS}, nested)
-        call(capsys, "run", job).assert_says(2, "'note'", "'Note'", "differ only in case")
+        call(capsys, "run", job).assert_says(2, "hits.note", "hits.Note", "differ only in case")
     else:
         job = set_up(tmp_path, rows=rows)
         call(capsys, "run", job).assert_says(2, "'note'", "'NOTE'", "differ only in case")
@@ -257,17 +273,44 @@ def test_files_on_different_hive_levels_are_refused(tmp_path: Path, capsys: Capt
     call(capsys, "run", job).assert_says(2, str(tmp_path / "in"), "hive")
 
 
-def test_a_hive_column_that_the_files_hold_too_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    """A hive folder named like a column of the files is refused: two values for one cell."""
+def test_a_hive_column_that_the_files_hold_too_is_theirs(tmp_path: Path, capsys: Capture) -> None:
+    """Where the files hold the column that their folder names, their own values count."""
     write_table(tmp_path / "in" / "note=other" / "a.parquet", make_rows(2))
+    job = write_job(tmp_path, {"input": {"path": "in"}})
+    call_json(capsys, "run", job)
+    assert {row["note"][:2] for row in read_table(tmp_path / "out")} == {"n0", "n1"}
+
+
+def test_hive_columns_half_in_the_files_are_refused(tmp_path: Path, capsys: Capture) -> None:
+    """Two hive levels of which the files hold one are refused by that name."""
+    write_table(tmp_path / "in" / "lang=de" / "note=other" / "a.parquet", make_rows(2))
     job = write_job(tmp_path, {"input": {"path": "in"}})
     call(capsys, "run", job).assert_says(2, "'note'", "hive")
 
 
-def test_a_column_with_an_internal_name_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    """The one name that work files use for themselves is refused in the input."""
-    job = set_up(tmp_path, rows=replace(make_rows(), "_rj_row", 7))
-    call(capsys, "run", job).assert_says(2, "_rj_row", "rename")
+@pytest.mark.parametrize("layout", ["long", "nested"])
+def test_a_role_cannot_name_a_column_that_is_dropped(
+    tmp_path: Path, capsys: Capture, layout: str
+) -> None:
+    """With output.replace a role that names one of our own columns is refused, not lost."""
+    rows = replace(make_rows(), "rerank_score", 0.5)
+    part: dict[str, Any] = {"columns": {"first_stage_score": "rerank_score"}}
+    if layout == "nested":
+        rows = nest(make_rows())
+        for row in rows:
+            row["hits"] = replace(row["hits"], "rerank_score", 0.5)
+        part = merge(LISTS, part)
+    job = set_up(tmp_path, {"input": part, "output": {"replace": True}}, rows)
+    call(capsys, "run", job).assert_says(2, "input.columns.first_stage_score", "rename it")
+
+
+@pytest.mark.parametrize("name", ["_rj_row", "_RJ_x", "file_index", "File_Row_Number"])
+def test_a_column_with_an_internal_name_is_refused(
+    tmp_path: Path, capsys: Capture, name: str
+) -> None:
+    """A name by which rows are numbered inside is refused: it would lose or mix rows."""
+    job = set_up(tmp_path, rows=replace(make_rows(), name, 0))
+    call(capsys, "run", job).assert_says(2, f"column {name!r}", "rename")
 
 
 def test_text_that_is_not_utf8_is_named_by_file(tmp_path: Path, capsys: Capture) -> None:
@@ -299,11 +342,14 @@ def test_odd_but_sound_types_run(tmp_path: Path, capsys: Capture) -> None:
             "doc_id": pa.array([row["doc_id"] for row in rows], pa.large_string()),
             "text": pa.array([row["text"] for row in rows]).dictionary_encode(),
             "rank": pa.array([Decimal(row["rank"]) for row in rows], pa.decimal128(9, 2)),
-            "when": pa.array(range(12), pa.timestamp("ns", tz="Asia/Tokyo")),
+            "when": pa.array(range(12), pa.timestamp("us", tz="Asia/Tokyo")),
             "weird \"name' ": pa.array(range(12), pa.int8()),
+            **{name: pa.array(range(12), pa.int8()) for name in SQL_NAMES},
         }
     )
     job = set_up(tmp_path)
     write_table(tmp_path / "candidates.parquet", table)
     assert call_json(capsys, "run", job)["rows_out"] == 12
-    assert len(read_table(tmp_path / "out")) == 12
+    written = {row["query_id"]: row for row in read_table(tmp_path / "out")}
+    for number, row in enumerate(table.to_pylist()):
+        assert {name: written[number][name] for name in row} == row
