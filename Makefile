@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 export PYTHONWARNINGS ?=
 
-.PHONY: help setup demo test test-all lint format bench pins clean
+.PHONY: help setup demo test test-slow test-all lint format bench pins clean
 
 help:
 	@echo "make demo      rerank a table made from Python's own documentation, without key or service"
@@ -32,8 +32,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(STAMP)
-	@$(BIN)/python -m pytest -q
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -q -m slow
+
+test-all: test test-slow
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

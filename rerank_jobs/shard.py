@@ -197,19 +197,19 @@ def _stop_on_signal(claim: Claim) -> Iterator[asyncio.Event]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     claim.on_fenced = lambda: loop.call_soon_threadsafe(stop.set)
-    handled = []
+    before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(
-            ValueError, NotImplementedError, RuntimeError
-        ):  # not the main thread
+        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
+            # Elsewhere than in the main thread signals are somebody else's.
+            before[number] = signal.getsignal(number)
             loop.add_signal_handler(number, stop.set)
-            handled.append(number)
     try:
         yield stop
     finally:
         claim.on_fenced = lambda: None
-        for number in handled:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            if loop.remove_signal_handler(number):
+                signal.signal(number, handler)
 
 
 def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: Loaded) -> None:

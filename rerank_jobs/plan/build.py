@@ -33,14 +33,12 @@ __all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards"]
 
 MAX_SHARDS = 256
 
-# What a damaged or hostile file raises; anything else is a mistake of ours and must not be hidden.
-_DATA_ERRORS = (
-    duckdb.IOException,
-    duckdb.InvalidInputException,
-    duckdb.ConversionException,
-    duckdb.OutOfMemoryException,
-    duckdb.OutOfRangeException,
-    duckdb.SerializationException,
+# SQL that does not hold together is a mistake of ours and must not be blamed on the table.
+_OUR_MISTAKES = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ParserException,
+    duckdb.SyntaxException,
 )
 
 KINDS = ("rows", "candidates", "passages", "schedule")
@@ -136,9 +134,9 @@ def _explain(table: InputTable) -> Iterator[None]:
     """Turn the database's errors into ours, without their text, which may quote the data."""
     try:
         yield
-    except RerankJobsError:
+    except (RerankJobsError, *_OUR_MISTAKES):
         raise
-    except _DATA_ERRORS as error:
+    except duckdb.Error as error:
         text = str(error)
         named = [file.name for file in table.files if file.path in text]
         where = f"{table.location}/{named[0]}" if named else table.location

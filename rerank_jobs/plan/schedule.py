@@ -189,6 +189,8 @@ def _number_requests(
     numbers = np.full(len(chunks), -1, dtype=np.int32)
     units = np.zeros(len(chunks), dtype=np.int32)
     positions = np.flatnonzero(send)
+    if len(positions) == 0:
+        return numbers, units
     query_of = np.searchsorted(starts, positions, side="right")
     edges = np.flatnonzero(np.diff(query_of, prepend=-1))
     number = first

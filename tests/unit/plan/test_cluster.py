@@ -237,7 +237,7 @@ def test_one_query_text_lies_in_one_shard(tmp_path: Path) -> None:
         with pa.OSFile(str(draft.work_file("rows", shard)), "rb") as source:
             read = pa.ipc.open_file(source).read_all()
         rows += read.num_rows
-        for query in read.column("query").to_pylist():
+        for query in map(str, read.column("query").to_pylist()):
             assert home.setdefault(query, shard) == shard
     assert rows == 200
 
