@@ -23,10 +23,10 @@ from pydantic import (
     model_validator,
 )
 
-from rerank_jobs.errors import JobError, KeyStop
+from rerank_jobs.errors import JobError
 from rerank_jobs.job_text import describe_problem, parse_yaml, show_value
 from rerank_jobs.places import ALL, check_partition_key, check_template, is_inside
-from rerank_jobs.secret import Secret
+from rerank_jobs.secret import Secret, read_secret
 
 __all__ = [
     "ALL",
@@ -383,18 +383,7 @@ def read_api_key(endpoint: Endpoint) -> Secret | None:
     """Return the key for the endpoint, ``None`` where none is needed.
 
     Raises:
-        KeyStop: the endpoint is remote and the environment variable is not set.
+        KeyStop: see ``read_secret``.
 
     """
-    value = os.environ.get(endpoint.api_key_env, "").strip()
-    if endpoint.embedded:
-        return None
-    if value:
-        return Secret(value)
-    host = re.sub(r"^https?://([^/]*).*", r"\1", endpoint.url)
-    if host.rsplit(":", 1)[0] in {"127.0.0.1", "localhost", "[::1]"}:
-        return None
-    raise KeyStop(
-        f"no API key for {host}: set the environment variable {endpoint.api_key_env}"
-        " (endpoint.api_key_env names it) and run again"
-    )
+    return None if endpoint.embedded else read_secret(endpoint.api_key_env, endpoint.url)

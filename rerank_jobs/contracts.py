@@ -32,8 +32,8 @@ PREFIX = "rerank_"
 INTERNAL = "_rj_"
 """Columns of work files begin with it; they never reach an output."""
 
-# Columns that DuckDB adds to a Parquet scan, by which rows are numbered: one of the same name in the
-# file would hide them.
+# DuckDB adds these to a Parquet scan, and by them rows are numbered: a column of the same name in
+# the file would hide them.
 _DATABASE_NAMES = {"file_index", "file_row_number"}
 
 _ATOMS: dict[str, pa.DataType] = {

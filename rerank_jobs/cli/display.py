@@ -6,6 +6,7 @@ import time
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -92,7 +93,7 @@ class RunDisplay:
         """Take a snapshot of a shard's progress."""
         self._shards[shard] = progress
         if self._live is not None:
-            self._live.update(Text(self._line(progress)))
+            self._live.update(self._picture(progress))
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(self._line(progress), soft_wrap=True)
@@ -102,6 +103,15 @@ class RunDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _picture(self, now: Progress) -> Table:
+        done = sum(progress.replies for progress in self._shards.values())
+        planned = self._promise.requests if self._promise else 0
+        picture = Table.grid(padding=(0, 1))
+        picture.add_row(
+            ProgressBar(total=max(1, planned), completed=done, width=24), self._line(now)
+        )
+        return picture
 
     def _line(self, now: Progress) -> str:
         done = self._shards.values()

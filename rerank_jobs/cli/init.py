@@ -70,7 +70,7 @@ def init(arguments: argparse.Namespace) -> int:
     """Write the template.
 
     Raises:
-        JobError: the file exists.
+        JobError: the file exists, or cannot be created.
 
     """
     try:
@@ -78,6 +78,8 @@ def init(arguments: argparse.Namespace) -> int:
             file.write(TEMPLATE.format(name=arguments.path.name))
     except FileExistsError:
         raise JobError(f"{arguments.path}: exists already: name another file") from None
+    except OSError as error:
+        raise JobError(f"{arguments.path}: cannot be created: {error.strerror}") from None
     print(
         f"Wrote {arguments.path}. Next: edit its paths and columns, then"
         f" rerank-jobs doctor {arguments.path}"

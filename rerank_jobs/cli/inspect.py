@@ -71,7 +71,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             }
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
         return 0
-    console = Console()
+    console = Console(highlight=False)
     console.print(render_evaluation(whole))
     if slices:
         console.print(render_slices(slices, by=arguments.by))

@@ -21,8 +21,8 @@ __all__ = ["describe_plan", "describe_result", "plan_job", "run_job"]
 def run_job(arguments: argparse.Namespace) -> int:
     """Run a job's partition."""
     job = load_job(arguments.job)
-    talk = Console(stderr=True) if arguments.json else Console()
-    display = RunDisplay(Console(stderr=True))
+    talk = Console(stderr=True, highlight=False) if arguments.json else Console(highlight=False)
+    display = RunDisplay(Console(stderr=True, highlight=False))
 
     def announce(planned: Planned) -> None:
         print_promise(talk, job, planned)
@@ -52,7 +52,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(describe_plan(job, planned))
     else:
-        print_promise(Console(), job, planned)
+        print_promise(Console(highlight=False), job, planned)
     if planned.current is None:
         check_budget(job, planned.promise)
     return 0

@@ -47,7 +47,7 @@ def verify_generation(job: Job, roots: Roots, generation: Generation) -> Verific
     paths = [] if problems else [roots.output.fetch(part.name) for part in generation.parts]
     rows = sum(part.rows for part in generation.parts)
     rejected = sum(part.rows for part in generation.rejected)
-    documents = 0
+    documents: int | None = None
     if paths:
         problems += _check_schema(job, paths)
     if paths and not problems:
@@ -56,12 +56,12 @@ def verify_generation(job: Job, roots: Roots, generation: Generation) -> Verific
             problems += _check_ranks(con)
             problems += _check_statuses(con, generation)
     promise = generation.document["promise"]
-    problems += _check_conservation(promise, rows, documents if paths else None)
+    problems += _check_conservation(promise, rows, documents)
     return Verification(
         generation.number,
         len(generation.parts) + len(generation.rejected),
         rows,
-        documents,
+        documents or 0,
         rejected,
         tuple(problems),
     )

@@ -94,9 +94,7 @@ def test_a_live_owner_keeps_others_out_and_nothing_is_created(
 
 
 @pytest.mark.parametrize("beats", [0, 1, 3])
-def test_after_120_s_of_silence_anybody_may_take_over(
-    take: Take, clock: Clock, beats: int
-) -> None:
+def test_after_120_s_of_silence_anybody_may_take_over(take: Take, clock: Clock, beats: int) -> None:
     """Silence counts from the last beat, or from the claim if there was none."""
     first = take(ALICE)
     for _ in range(beats):

@@ -43,9 +43,7 @@ def test_every_single_flipped_byte_is_detected(store: LocalStore) -> None:
     survived = [
         (place, flip)
         for place, flip in itertools.product(range(len(data)), flips)
-        if not is_refused(
-            store, data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :]
-        )
+        if not is_refused(store, data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :])
     ]
     assert survived == []
 
