@@ -32,7 +32,13 @@ from rerank_jobs.score import Progress
 from rerank_jobs.shard import ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
-from rerank_jobs.upkeep import add_up_spent, compact_unfinished, prepare_state, retire_plan
+from rerank_jobs.upkeep import (
+    add_up_spent,
+    compact_unfinished,
+    drop_work_files,
+    prepare_state,
+    retire_plan,
+)
 
 __all__ = [
     "Planned",
@@ -261,6 +267,7 @@ def run_partition(
     spent = add_up_spent(state, plan)
     compact(state, plan.scorer_id, f"{partition}/run/{plan.plan_id}", plan.plan_id)
     done = _read_all_done(state, plan)
+    drop_work_files(state, partition, plan.plan_id)
     return _result(planned, totals, spent, None, tuple(done), started)
 
 

@@ -10,7 +10,7 @@ from rerank_jobs.ledger.loading import Spent, load_segments
 from rerank_jobs.plan.frozen import Plan, plan_name, read_plan, run_folder
 from rerank_jobs.storage import Put, Store, read_json, seal_json
 
-__all__ = ["add_up_spent", "compact_unfinished", "prepare_state", "retire_plan"]
+__all__ = ["add_up_spent", "compact_unfinished", "drop_work_files", "prepare_state", "retire_plan"]
 
 STATE_FORMAT = 1
 
@@ -55,6 +55,13 @@ def add_up_spent(state: Store, plan: Plan) -> Spent:
         folder = run_folder(plan.partition, plan.plan_id, shard.number)
         total = total.plus(load_segments(state, folder, plan.plan_id).spent)
     return total
+
+
+def drop_work_files(state: Store, partition: str, identity: str) -> None:
+    """Remove a finished plan's work files, which hold text, and keep its parts."""
+    for entry in state.entries(f"{partition}/run/{identity}"):
+        if entry.name.rpartition("/")[2].startswith("work."):
+            state.delete(entry.name)
 
 
 def retire_plan(state: Store, partition: str, identity: str, scorer: str) -> None:

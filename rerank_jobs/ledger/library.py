@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from rerank_jobs.contracts import arrow_schema, contract_versions
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.loading import load_segments
+from rerank_jobs.ledger.loading import list_segments, load_segments
 from rerank_jobs.storage import Put, Store, read_json, seal_json, sha256_of_file
 from rerank_jobs.storage.store import iterate_numbered
 from rerank_jobs.tables.sink import write_parquet
@@ -63,6 +63,8 @@ def compact(store: Store, scorer: str, run: str, plan_id: str) -> int:
     """
     while True:
         library = read_library(store, scorer)
+        if all(name in library.segments for name in list_segments(store, run)):
+            return 0
         loaded = load_segments(store, run, plan_id)
         fresh = [name for name in loaded.segments if name not in library.segments]
         if not fresh:

@@ -14,7 +14,7 @@ from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.ledger.segments import decode_segment
 from rerank_jobs.storage import Entry, Store
 
-__all__ = ["Loaded", "Spent", "load_segments"]
+__all__ = ["Loaded", "Spent", "list_segments", "load_segments"]
 
 PAIRS = pa.schema(
     [  # type: ignore[arg-type]  # mypy joins the types of the columns to object
@@ -68,9 +68,8 @@ def load_segments(store: Store, folder: str, plan_id: str | None = None) -> Load
     A pair that was paid twice keeps the first score by (epoch, sequence, row); a score beats a
     refusal. A torn segment, or one of another plan, is left out and named in ``torn``.
     """
-    names = [entry.name for entry in store.entries(folder) if _is_segment(entry)]
     tables, good, torn = [], [], []
-    for name in names:
+    for name in list_segments(store, folder):
         table = _read(store, name, plan_id)
         if table is None:
             torn.append(name)
@@ -82,6 +81,11 @@ def load_segments(store: Store, folder: str, plan_id: str | None = None) -> Load
     refused = pairs.num_rows - pairs.column("error").null_count
     spent = dataclasses.replace(_add_up(ledger), passages_failed=refused)
     return Loaded(pairs, spent, tuple(good), tuple(torn))
+
+
+def list_segments(store: Store, folder: str) -> list[str]:
+    """Return the names of all segments under ``folder`` in (epoch, sequence) order of each shard."""
+    return [entry.name for entry in store.entries(folder) if _is_segment(entry)]
 
 
 def _is_segment(entry: Entry) -> bool:

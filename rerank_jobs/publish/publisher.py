@@ -26,7 +26,15 @@ from rerank_jobs.publish.generations import (
 )
 from rerank_jobs.storage import Put, Store, sha256_of_file
 
-__all__ = ["PublishOrder", "Roots", "ShardPart", "check_gates", "publish_plan", "tidy"]
+__all__ = [
+    "PublishOrder",
+    "Roots",
+    "ShardPart",
+    "check_gates",
+    "find_published",
+    "publish_plan",
+    "tidy",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +100,20 @@ def check_gates(job: Job, order: PublishOrder) -> None:
         )
 
 
+def find_published(roots: Roots, partition: str, plan_id: str) -> Generation | None:
+    """Return the current generation if it is this plan's and all of its files are there."""
+    current = read_current(roots.state, partition)
+    if current is None or current.plan_id != plan_id:
+        return None
+    whole = all(roots.output.exists(part.name) for part in current.parts)
+    whole = whole and all(roots.rejected.exists(part.name) for part in current.rejected)
+    return current if whole else None
+
+
 def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
     """Publish the order as the next generation, or return the current one if it is this plan's.
+
+    A current generation of this plan whose files somebody removed is followed by a whole one.
 
     Raises:
         GateFailed, StateError: see ``check_gates``.
@@ -101,10 +121,11 @@ def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
 
     """
     while True:
-        current = read_current(roots.state, order.partition)
-        if current is not None and current.plan_id == order.plan_id:
+        published = find_published(roots, order.partition, order.plan_id)
+        if published is not None:
             tidy(roots, order.partition)
-            return current
+            return published
+        current = read_current(roots.state, order.partition)
         check_gates(job, order)
         previous = current.number if current else 0
         try:

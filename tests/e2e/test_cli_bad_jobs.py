@@ -117,7 +117,7 @@ def test_a_misspelt_key_meets_its_nearest_name(
         ({"partition": {"template": "{key}/{key}"}}, ("partition", "{key} exactly once")),
         ({"partition": {"template": "../{key}"}}, ("partition", "template")),
         ({"partition": {"template": "{key}{hour}"}}, ("partition", "template")),
-        ({"partition": {"template": "/tmp/{key}"}}, ("partition", "template")),
+        ({"partition": {"template": "/root/{key}"}}, ("partition", "template")),
         ({"endpoint": {"dialect": "cohere"}}, ("endpoint.dialect", "'openrouter'")),
         ({"endpoint": {"url": "ftp://host/x"}}, ("endpoint", "http(s)://")),
         ({"endpoint": {"url": "openrouter.ai"}}, ("endpoint", "http(s)://")),

@@ -1,4 +1,4 @@
-"""``run`` and ``plan``: their JSON, resuming, samples, cuts, partitions, and the layouts they keep."""
+"""``run`` and ``plan``: their JSON, resuming, samples, cuts, partitions and layouts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def url() -> Iterator[str]:
 def test_run_json_is_one_object_and_a_second_run_sends_nothing(
     tmp_path: Path, capsys: Capture, url: str
 ) -> None:
-    """All keys are there, figures are the endpoint's own, and the second run leaves all as it is."""
+    """All keys are there, figures are the endpoint's own; the second run leaves all as it is."""
     before = read_stats(url)
     job = set_up(tmp_path, {"endpoint": {"url": url}})
     first = call_json(capsys, "run", job)
@@ -77,7 +77,7 @@ def test_run_json_is_one_object_and_a_second_run_sends_nothing(
 
 
 def test_plan_json_promises_what_run_does(tmp_path: Path, capsys: Capture, url: str) -> None:
-    """The plan has the run's keys, plan_id and figures, and sends, freezes and publishes nothing."""
+    """The plan has the run's keys and figures, and sends, freezes and publishes nothing."""
     before = read_stats(url)
     job = set_up(tmp_path, {"endpoint": {"url": url}}, make_rows(5, 30))
     plan = call_json(capsys, "plan", job)

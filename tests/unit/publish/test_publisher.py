@@ -11,7 +11,7 @@ from rerank_jobs.config import Job
 from rerank_jobs.errors import CommitUnknown, GateFailed, StateError
 from rerank_jobs.publish import publisher
 from rerank_jobs.publish.generations import Generation, commit, manifest_name, read_current
-from rerank_jobs.publish.publisher import Roots, publish_plan, tidy
+from rerank_jobs.publish.publisher import Roots, find_published, publish_plan, tidy
 from rerank_jobs.storage import Put
 from tests.unit.publish.kit import (
     FOLDER,
@@ -347,3 +347,18 @@ def test_a_part_is_published_from_where_its_shard_left_it(roots: Roots, job: Job
     part = put_part(roots, PLAN_A, 0, b"one", 10)
     publish_plan(job, roots, make_order(roots, PLAN_A, b"one"))
     assert roots.state.read(part.name) == b"one"
+
+
+def test_files_that_somebody_removed_are_published_again(roots: Roots, job: Job) -> None:
+    """A plan whose table is not there (any more) is not published: it is put back, as the next."""
+    order = make_order(roots, PLAN_A, b"one", b"two", rejected=b"bad")
+    first = publish_plan(job, roots, order)
+    before = visible(roots)
+    roots.output.delete(first.parts[1].name)
+    assert find_published(roots, PARTITION, PLAN_A) is None
+    assert publish_plan(job, roots, order).number == 2
+    assert visible(roots) == before
+    roots.rejected.delete(first.rejected[0].name)
+    assert publish_plan(job, roots, order).number == 3
+    assert find_published(roots, PARTITION, PLAN_A) is not None
+    assert find_published(roots, PARTITION, PLAN_B) is None

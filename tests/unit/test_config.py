@@ -1,0 +1,207 @@
+"""The job file as values: secrets that stay secret, what identifies a plan, where things lie."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_jobs.config import (
+    Endpoint,
+    Job,
+    Secret,
+    check_partition_key,
+    load_job,
+    parse_job,
+    read_api_key,
+)
+from rerank_jobs.errors import JobError, KeyStop
+from rerank_jobs.places import is_inside
+from rerank_jobs.plan.identity import scorer_id
+from tests.unit.cli.kit import JOB, KEY_CANARY, merge
+
+
+def parse(changes: dict[str, Any] | None = None) -> Job:
+    """Return the small job with changes."""
+    return parse_job(merge(JOB, changes or {}), base=Path("/jobs"))
+
+
+def test_a_secret_shows_nowhere() -> None:
+    """No repr, str, format, error or pickle of a secret holds the key; ``reveal`` does."""
+    secret = Secret(f"  {KEY_CANARY}\n")
+    shown = [repr(secret), str(secret), f"{secret}", f"{secret!s:>60}", repr([secret])]
+    shown += ["%s %r" % (secret, secret), repr({"key": secret})]  # noqa: UP031 - loggers do this
+    assert all(KEY_CANARY not in text for text in shown)
+    assert not hasattr(secret, "__dict__")
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(secret)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        copy.deepcopy(secret)
+    assert secret.reveal() == KEY_CANARY
+
+
+def test_a_blank_secret_is_refused() -> None:
+    """White space is no key."""
+    with pytest.raises(ValueError, match="blank"):
+        Secret(" \n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"budget": {"max_usd": 1}},
+        {"endpoint": {"requests_per_minute": 7, "max_concurrency": 2}},
+        {"endpoint": {"timeout_seconds": 5, "patience_seconds": 5, "usd_per_search": 1}},
+        {"endpoint": {"api_key_env": "OTHER_KEY"}},
+        {"failures": {"max_failed_fraction": 0.5}},
+        {"ledger": {"max_unsaved_replies": 1}},
+        {"memory": "2GB"},
+        {"output": {"path": "elsewhere"}},
+        {"state": {"path": "elsewhere.state"}},
+    ],
+)
+def test_what_changes_no_byte_changes_no_plan(changes: dict[str, Any]) -> None:
+    """Budget, pace, gates, sealing, memory and places leave policy and scorer as they are."""
+    base, other = parse(), parse(changes)
+    assert base.policy() == other.policy()
+    assert scorer_id(base.endpoint, "1") == scorer_id(other.endpoint, "1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input": {"columns": {"document": ["text", "note"]}}},
+        {"input": {"columns": {"first_stage_rank": None}}},
+        {"input": {"on_bad_rows": "fail"}},
+        {"candidates": {"top_k": 10}},
+        {"context": {"tokens": 512}},
+        {"context": {"long_documents": "truncate"}},
+        {"context": {"overlap_tokens": 7}},
+        {"failures": {"on_failed": "keep_first_stage"}},
+        {"reuse": {"mode": "strict"}},
+        {"reuse": {"max_age_days": 1}},
+        {"output": {"replace": True}},
+    ],
+)
+def test_what_changes_bytes_changes_the_policy(changes: dict[str, Any]) -> None:
+    """Columns, cut, context, reuse and the place of failed documents are parts of a plan."""
+    assert parse().policy() != parse(changes).policy()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": "cohere/rerank-4"}, {"revision": "2"}, {"url": "https://openrouter.ai/api/v1"}],
+)
+def test_what_answers_differently_is_another_scorer(changes: dict[str, str]) -> None:
+    """Model, revision and origin make another scorer, whose scores are never mixed."""
+    base, other = parse(), parse({"endpoint": changes})
+    assert scorer_id(base.endpoint, "1") != scorer_id(other.endpoint, "1")
+
+
+def test_relative_paths_start_at_the_job_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same job file means the same places from any working directory."""
+    (tmp_path / "jobs").mkdir()
+    path = tmp_path / "jobs" / "a.yaml"
+    path.write_text("name: a\ninput: {path: in, columns: {query_id: q}}\noutput: {path: ../out}\n")
+    monkeypatch.chdir(tmp_path / "jobs")
+    here = load_job(Path("a.yaml"))
+    monkeypatch.chdir("/")
+    there = load_job(path)
+    for job in (here, there):
+        assert job.input_location("_all") == str(tmp_path / "jobs" / "in")
+        assert job.output_root == str(tmp_path / "out")
+        assert job.state_root == str(tmp_path / "out.state")
+        assert job.rejected_root == str(tmp_path / "out.rejected")
+
+
+def test_home_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may begin with ~."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert parse({"output": {"path": "~/out"}}).output_root == "/home/ann/out"
+
+
+def test_the_template_makes_the_folder() -> None:
+    """The key stands in the folder as the template says; no key, no folder."""
+    job = parse(
+        {"partition": {"template": "region=eu/ds={key}"}, "input": {"path": "a/{partition}/b"}}
+    )
+    assert job.partition_folder("2026-11-22") == "region=eu/ds=2026-11-22"
+    assert job.partition_folder("_all") == ""
+    assert job.input_location("2026-11-22") == "/jobs/a/region=eu/ds=2026-11-22/b"
+
+
+@given(st.text(max_size=20))
+def test_a_partition_key_never_leaves_its_folder(key: str) -> None:
+    """Whatever is accepted as a key is one visible path component."""
+    try:
+        accepted = check_partition_key(key)
+    except JobError:
+        return
+    folder = Path("/root") / accepted
+    assert folder.parent == Path("/root")
+    assert folder.resolve() == folder
+    assert not folder.name.startswith(".")
+
+
+@given(st.text(max_size=30))
+def test_any_text_as_a_job_file_is_answered(text: str) -> None:
+    """Text that is no job raises a JobError of one line, whatever it is."""
+    path = Path("/jobs/a.yaml")
+    from rerank_jobs.job_text import parse_yaml
+
+    try:
+        data = parse_yaml(text, path)
+        if isinstance(data, dict):
+            parse_job(data, base=path.parent)
+    except JobError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - most texts raise nothing here
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1GB", 10**9), ("1.5 GiB", 1.5e9), ("200m", 2e8), (10**9, 10**9), ("1000000000", 10**9)],
+)
+def test_memory_is_read_as_people_write_it(text: object, size: float) -> None:
+    """Sizes may carry a unit in any case, with or without B."""
+    assert parse({"memory": text}).memory == int(size)
+
+
+@pytest.mark.parametrize(
+    ("location", "folder", "inside"),
+    [("/a/b", "/a", True), ("/a", "/a", True), ("/ab", "/a", False), ("s3://x/a", "s3://x", True)],
+)
+def test_inside_is_told_by_whole_names(location: str, folder: str, *, inside: bool) -> None:
+    """A common beginning of two names is not enough to lie inside."""
+    assert is_inside(location, folder) is inside
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8787", "localhost", "[::1]:80"])
+def test_a_local_endpoint_needs_no_key(host: str) -> None:
+    """A server on this machine may do without a key; one elsewhere may not."""
+    assert read_api_key(Endpoint(url=f"http://{host}/api/v1")) is None
+    with pytest.raises(KeyStop, match=r"127\.0\.0\.1\.example"):
+        read_api_key(Endpoint(url="http://127.0.0.1.example/api/v1"))
+
+
+def test_the_embedded_endpoint_never_sees_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in the environment stays there where the endpoint is embedded."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", KEY_CANARY)
+    assert read_api_key(Endpoint()) is None
+    key = read_api_key(Endpoint(url="https://openrouter.ai/api/v1"))
+    assert key is not None
+    assert key.reveal() == KEY_CANARY
+
+
+def test_prices_and_paces_have_honest_defaults() -> None:
+    """Embedded: free and unpaced. Remote: the list price and 1,000 requests a minute."""
+    local, remote = Endpoint(), Endpoint(url="https://openrouter.ai/api/v1")
+    assert (local.price_usd, local.pace) == (0.0, None)
+    assert (remote.price_usd, remote.pace) == (0.001, 1000)
