@@ -17,6 +17,7 @@ import httpx
 
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.errors import StateError
+from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.library import compact, lookup_sql, read_library
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.ledger.owners import make_process_owner
@@ -26,8 +27,17 @@ from rerank_jobs.plan.build import build_plan, count_shards
 from rerank_jobs.plan.frozen import Plan, freeze, identify, plan_name, read_plan, run_folder
 from rerank_jobs.plan.identity import scorer_id
 from rerank_jobs.plan.promise import Promise, check_budget
-from rerank_jobs.publish.generations import Generation, Part, read_current
-from rerank_jobs.publish.publisher import PublishOrder, Roots, ShardPart, publish_plan, tidy
+from rerank_jobs.publish.generations import Generation, Part, read_generations
+from rerank_jobs.publish.publisher import (
+    PublishOrder,
+    Roots,
+    ShardPart,
+    find_leftovers,
+    find_published,
+    publish_folder,
+    publish_plan,
+    tidy,
+)
 from rerank_jobs.score import Progress
 from rerank_jobs.shard import ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
@@ -95,7 +105,6 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
         KeyStop: the endpoint needs a key and there is none.
 
     """
-    read_api_key(job.endpoint)
     return _plan(job, partition, limit_queries, frozen=True)
 
 
@@ -109,18 +118,23 @@ def preview_partition(
 def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) -> Planned:
     check_partition_key(partition)
     table = open_input(job, partition)
-    state = open_store(job.state_root)
+    roots = open_roots(job)
+    state = roots.state
     scorer = _scorer(job)
     shards = count_shards(table.rows, job.shards.rows_per_shard)
     identity = identify(job, table, partition, scorer, shards, limit_queries)
-    current = read_current(state, partition)
-    if current is not None and current.plan_id == identity:
+    current = find_published(roots, partition, identity)
+    if current is not None:
         return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
     if state.exists(plan_name(partition, identity)):
         plan = read_plan(state, partition, identity)
+        if frozen:
+            check_budget(job, plan.promise)
         return Planned(partition, identity, plan.promise, plan, None)
+    if frozen:
+        read_api_key(job.endpoint)
     salt = prepare_state(state)
-    compact_unfinished(state, partition)
+    compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
     library = lookup_sql(state, read_library(state, scorer), cutoff)
     with scratch_folder(state.location) as folder:
@@ -141,9 +155,10 @@ def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
         StateError: there is no such plan (any more): plan the partition again.
 
     """
-    state = open_store(job.state_root)
-    current = read_current(state, partition)
-    if current is not None and current.plan_id == plan_id:
+    roots = open_roots(job)
+    state = roots.state
+    current = find_published(roots, partition, plan_id)
+    if current is not None:
         return Planned(partition, plan_id, Promise(**current.document["promise"]), None, current)
     try:
         plan = read_plan(state, partition, plan_id)
@@ -178,7 +193,9 @@ def score_partition_shard(
     )
 
 
-def publish_partition(job: Job, planned: Planned) -> Generation:
+def publish_partition(
+    job: Job, planned: Planned, *, owner: dict[str, Any] | None = None
+) -> Generation:
     """Publish a plan whose shards are all done; the current plan's generation is returned as it is.
 
     Afterwards its scores are in the library and its work files, which hold text, are gone.
@@ -186,15 +203,19 @@ def publish_partition(job: Job, planned: Planned) -> Generation:
     Raises:
         StateError: a shard is not done, or parts do not add up.
         GateFailed: a gate forbids it.
+        Busy, Fenced: another owner publishes the partition.
 
     """
     roots = open_roots(job)
-    if planned.current is not None:
-        retire_plan(
-            roots.state, planned.partition, planned.plan_id, planned.current.document["scorer_id"]
-        )
-        tidy(roots, planned.partition)
-        return planned.current
+    folder, owner = publish_folder(planned.partition), owner or make_process_owner()
+    current = planned.current or find_published(roots, planned.partition, planned.plan_id)
+    if current is not None:
+        scorer = current.document["scorer_id"]
+        retire_plan(roots.state, planned.partition, planned.plan_id, scorer)
+        if find_leftovers(roots, planned.partition):
+            with acquire(roots.state, folder, owner):
+                tidy(roots, planned.partition)
+        return current
     plan = _frozen(planned)
     done = _read_all_done(roots.state, plan)
     rejected = None
@@ -215,11 +236,13 @@ def publish_partition(job: Job, planned: Planned) -> Generation:
             "scorer_id": plan.scorer_id,
             "endpoint": {"url": job.endpoint.url, "model": job.endpoint.model},
             "inputs": [list(item) for item in plan.inputs],
+            "policy": job.policy(),
             "promise": plan.promise.to_json(),
             "spent": dataclasses.asdict(add_up_spent(roots.state, plan)),
         },
     )
-    generation = publish_plan(job, roots, order)
+    with acquire(roots.state, folder, owner) as claim:
+        generation = publish_plan(job, roots, order, check=claim.check)
     retire_plan(roots.state, plan.partition, plan.plan_id, plan.scorer_id)
     return generation
 
@@ -248,14 +271,20 @@ def run_partition(
     if planned.plan is not None:
         for number in range(len(planned.plan.shards)):
             watch = functools.partial(observe, number) if observe is not None else None
-            result = score_partition_shard(
-                job,
-                planned.plan,
-                number,
-                observe=watch,
-                retry_failed=retry_failed,
-                extra_usd=extra_usd,
-            )
+            try:
+                result = score_partition_shard(
+                    job,
+                    planned.plan,
+                    number,
+                    observe=watch,
+                    retry_failed=retry_failed,
+                    extra_usd=extra_usd,
+                )
+            except StateError:
+                # Another run of this plan may have published it, and cleared it away.
+                if find_published(open_roots(job), partition, planned.plan_id) is None:
+                    raise
+                break
             totals = totals.plus(result.totals)
             extra_usd -= result.extra_used_usd
     if limit_queries is None:

@@ -7,6 +7,7 @@ on the way. What the way cost stands in ``run-<epoch>.json`` and in the segments
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -32,10 +33,10 @@ __all__ = ["finish_shard", "iterate_work", "open_work", "read_done"]
 
 
 def open_work(store: Store, file: WorkFile) -> Path:
-    """Return a work file as a local path, checked for size.
+    """Return a work file as a local path, checked against the digest that the plan froze.
 
     Raises:
-        StateError: it is gone or was cut short.
+        StateError: it is gone or damaged.
 
     """
     try:
@@ -44,9 +45,16 @@ def open_work(store: Store, file: WorkFile) -> Path:
         raise StateError(
             f"{store.location}/{file.name}: a planned work file is gone: remove its plan"
         ) from None
-    if path.stat().st_size != file.size:
-        raise StateError(f"{store.location}/{file.name}: damaged work file (size differs)")
+    facts = path.stat()
+    if facts.st_size != file.size or _digest(path, facts.st_mtime_ns) != file.sha256:
+        raise StateError(f"{store.location}/{file.name}: damaged work file: remove its plan")
     return path
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(path: Path, _changed_ns: int) -> str:
+    """Return the SHA-256 of a file, computed once per process: one shard opens it several times."""
+    return sha256_of_file(path)
 
 
 def iterate_work(store: Store, file: WorkFile) -> Iterator[pa.RecordBatch]:
@@ -55,15 +63,23 @@ def iterate_work(store: Store, file: WorkFile) -> Iterator[pa.RecordBatch]:
 
 
 def read_done(store: Store, folder: str) -> ShardPart | None:
-    """Return a shard's valid ``done.json`` whose part is there, else ``None``."""
+    """Return a shard's valid ``done.json`` whose part is there and whole, else ``None``."""
     try:
         document = read_json(store, f"{folder}/done.json")
     except (FileNotFoundError, StateError):
         return None
     part = Part(**document["part"]) if document["part"] else None
-    if part is not None and not store.exists(part.name):
+    if part is not None and not _is_whole(store, part):
         return None
     return ShardPart(int(document["shard"]), part, dict(document["statuses"]))
+
+
+def _is_whole(store: Store, part: Part) -> bool:
+    try:
+        path = store.fetch(part.name)
+    except FileNotFoundError:
+        return False
+    return path.stat().st_size == part.size and sha256_of_file(path) == part.sha256
 
 
 def finish_shard(
@@ -89,11 +105,21 @@ def finish_shard(
         "part": asdict(part) if part else None,
         "statuses": asdict(merged),
     }
+    _drop_damaged_record(store, f"{folder}/done.json")
     if store.put_if_absent(f"{folder}/done.json", seal_json(document)) is Put.OTHER:
         raise StateError(
             f"{store.location}/{folder}/done.json: another process finished it differently"
         )
     return ShardPart(shard.number, part, asdict(merged))
+
+
+def _drop_damaged_record(store: Store, name: str) -> None:
+    try:
+        read_json(store, name)
+    except FileNotFoundError:
+        return
+    except StateError:
+        store.delete(name)
 
 
 def _write_part(
@@ -137,7 +163,9 @@ def _read_passages(store: Store, shard: ShardPlan) -> pa.Table:
 def _put_part(store: Store, folder: str, path: Path, rows: int) -> Part:
     digest = sha256_of_file(path)
     name = f"{folder}/part-{digest[:8]}.parquet"
-    store.put_file_if_absent(name, path)
+    if store.put_file_if_absent(name, path) is Put.OTHER:
+        store.delete(name)  # its name is its digest: what stands there was damaged
+        store.put_file_if_absent(name, path)
     written = store.fetch(name)
     with pq.ParquetFile(written, page_checksum_verification=True) as file:
         read = sum(batch.num_rows for batch in file.iter_batches(columns=[]))

@@ -17,6 +17,7 @@ import httpx
 import pyarrow as pa
 
 from rerank_jobs.config import Job, read_api_key
+from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import Claim, acquire
 from rerank_jobs.ledger.loading import Loaded, load_segments
 from rerank_jobs.ledger.segments import SegmentWriter
@@ -153,7 +154,8 @@ def _find_left(
     unknown = 0.0
     for entry in store.entries(folder):
         if entry.name.startswith(f"{folder}/run-"):
-            unknown += float(read_json(store, entry.name)["totals"]["unknown_usd"])
+            with contextlib.suppress(StateError):  # a torn record must not stop the shard
+                unknown += float(read_json(store, entry.name)["totals"]["unknown_usd"])
     return shard.allowance_usd - loaded.spent.cost_usd - unknown
 
 

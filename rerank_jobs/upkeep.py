@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.library import compact
 from rerank_jobs.ledger.loading import Spent, load_segments
 from rerank_jobs.plan.frozen import Plan, plan_name, read_plan, run_folder
-from rerank_jobs.storage import Put, Store, read_json, seal_json
+from rerank_jobs.publish.generations import Generation
+from rerank_jobs.storage import Store, read_json, seal_json
 
 __all__ = ["add_up_spent", "compact_unfinished", "drop_work_files", "prepare_state", "retire_plan"]
 
@@ -21,31 +25,42 @@ def prepare_state(state: Store) -> bytes:
     """Create or check the state root; return its salt.
 
     Raises:
-        StateError: the root was made by a version with another format.
+        StateError: the root has another format, or its salt is gone or changed: with a new one
+            nothing that was paid would be found again.
 
     """
-    if state.put_if_absent("FORMAT", seal_json({"format": STATE_FORMAT})) is Put.OTHER:
-        found = read_json(state, "FORMAT").get("format")
-        if found != STATE_FORMAT:
-            raise StateError(
-                f"{state.location}: state format {found}, this version writes {STATE_FORMAT}"
-            )
-    if not state.exists("salt"):
+    if not state.exists("FORMAT"):
         state.put_if_absent("salt", os.urandom(SALT_BYTES))
-    salt = state.read("salt")
-    if len(salt) != SALT_BYTES:
-        raise StateError(f"{state.location}/salt: damaged: restore it, keys depend on it")
+        state.put_if_absent("FORMAT", seal_json(_describe_format(state.read("salt"))))
+    found = read_json(state, "FORMAT")
+    if found.get("format") != STATE_FORMAT:
+        raise StateError(
+            f"{state.location}: state format {found.get('format')}, this version writes"
+            f" {STATE_FORMAT}: use the version that made it"
+        )
+    salt = state.read("salt") if state.exists("salt") else b""
+    if _describe_format(salt)["salt"] != found.get("salt"):
+        raise StateError(
+            f"{state.location}/salt: gone or changed: restore it, paid scores are found by it"
+        )
     return salt
 
 
-def compact_unfinished(state: Store, partition: str) -> None:
-    """Bring sealed scores of this partition's other plans into the library: paid is paid."""
-    plans = state.entries(f"{partition}/plan")
-    for identity in sorted(
-        {entry.name.rpartition("/")[2].removesuffix(".json") for entry in plans}
-    ):
-        plan = read_plan(state, partition, identity)
-        compact(state, plan.scorer_id, f"{partition}/run/{identity}", identity)
+def _describe_format(salt: bytes) -> dict[str, Any]:
+    return {"format": STATE_FORMAT, "salt": hashlib.sha256(salt).hexdigest()}
+
+
+def compact_unfinished(state: Store, partition: str, generations: Sequence[Generation]) -> None:
+    """Bring sealed scores of this partition's plans into the library: paid is paid.
+
+    Also those that an overtaken run sealed after its plan was published and retired.
+    """
+    scorers = {one.plan_id: str(one.document["scorer_id"]) for one in generations}
+    for entry in state.entries(f"{partition}/plan"):
+        identity = entry.name.rpartition("/")[2].removesuffix(".json")
+        scorers[identity] = read_plan(state, partition, identity).scorer_id
+    for identity, scorer in sorted(scorers.items()):
+        compact(state, scorer, f"{partition}/run/{identity}", identity)
 
 
 def add_up_spent(state: Store, plan: Plan) -> Spent:

@@ -84,7 +84,7 @@ def load_segments(store: Store, folder: str, plan_id: str | None = None) -> Load
 
 
 def list_segments(store: Store, folder: str) -> list[str]:
-    """Return the names of all segments under ``folder`` in (epoch, sequence) order of each shard."""
+    """Return the names of all segments under ``folder`` by shard, epoch and sequence."""
     return [entry.name for entry in store.entries(folder) if _is_segment(entry)]
 
 

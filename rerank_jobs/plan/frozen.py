@@ -92,13 +92,24 @@ def identify(
         {
             "inputs": [[file.name, file.size, file.sha256] for file in table.files],
             "partition": partition,
-            "contracts": {**contract_versions(), "rendering": RENDERING_VERSION},
+            "versions": _versions(),
             "scorer": scorer,
             "policy": job.policy(),
             "shards": shards,
             "sample": limit_queries,
         }
     )
+
+
+PLANNING_VERSION = 1
+"""Version of token estimates, windows and packing: a new one gives new plans."""
+
+
+def _versions() -> dict[str, int]:
+    """Versions of what decides a plan's bytes; those of the ledger and of manifests do not."""
+    contracts = contract_versions()
+    named = {name: contracts[name] for name in ("candidates", "search_log", "scored", "rejected")}
+    return {**named, "rendering": RENDERING_VERSION, "planning": PLANNING_VERSION}
 
 
 def freeze(

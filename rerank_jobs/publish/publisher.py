@@ -6,7 +6,8 @@ the plan that is current already changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +25,7 @@ from rerank_jobs.publish.generations import (
     read_current,
     read_generations,
 )
-from rerank_jobs.storage import Put, Store, sha256_of_file
+from rerank_jobs.storage import Put, Store, read_json, seal_json, sha256_of_file
 
 __all__ = [
     "PublishOrder",
@@ -110,8 +111,12 @@ def find_published(roots: Roots, partition: str, plan_id: str) -> Generation | N
     return current if whole else None
 
 
-def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
+def publish_plan(
+    job: Job, roots: Roots, order: PublishOrder, *, check: Callable[[], None] = lambda: None
+) -> Generation:
     """Publish the order as the next generation, or return the current one if it is this plan's.
+
+    One process publishes a partition at a time; ``check`` raises if it is no longer this one.
 
     A current generation of this plan whose files somebody removed is followed by a whole one.
 
@@ -129,7 +134,9 @@ def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
         check_gates(job, order)
         previous = current.number if current else 0
         try:
-            generation = commit(roots.state, order.partition, previous, _copy_all(roots, order))
+            document = _copy_all(roots, order)
+            check()
+            generation = commit(roots.state, order.partition, previous, document)
         except Superseded:
             continue
         except FileNotFoundError:
@@ -144,46 +151,89 @@ def publish_plan(job: Job, roots: Roots, order: PublishOrder) -> Generation:
         return generation
 
 
-def tidy(roots: Roots, partition: str) -> list[str]:
-    """Remove published files that only superseded manifests name; return their names.
+def find_leftovers(roots: Roots, partition: str) -> list[tuple[Store, str]]:
+    """Return published files that the current manifest does not name but an earlier one did.
 
-    What a damaged manifest names stays: nothing is removed without proof.
+    So does the list that a publisher leaves before it copies: a crash before its commit leaves no
+    other trace. What a damaged manifest names stays: nothing is removed without proof.
     """
     generations = read_generations(roots.state, partition)
-    removed = []
+    lists = _read_copy_lists(roots.state, partition)
+    found = []
     for store, kind in ((roots.output, "parts"), (roots.rejected, "rejected")):
         kept = {part.name for part in getattr(generations[-1], kind)} if generations else set()
         named = {part.name for old in generations[:-1] for part in getattr(old, kind)}
-        for name in sorted(named - kept):
-            if store.exists(name):
-                store.delete(name)
-                removed.append(name)
-    return removed
+        named |= {name for document in lists.values() for name in document[kind]}
+        found += [(store, name) for name in sorted(named - kept) if store.exists(name)]
+    return found
+
+
+def tidy(roots: Roots, partition: str) -> list[str]:
+    """Remove what ``find_leftovers`` finds; return its names.
+
+    Only for the one process that publishes the partition: another's copies would be leftovers.
+    """
+    leftovers = find_leftovers(roots, partition)
+    for store, name in leftovers:
+        store.delete(name)
+    for name in _read_copy_lists(roots.state, partition):
+        roots.state.delete(name)
+    return [name for _, name in leftovers]
+
+
+def publish_folder(partition: str) -> str:
+    """Return the folder of claims and copy lists of a partition's publishing."""
+    return f"{partition}/publish"
+
+
+def _read_copy_lists(state: Store, partition: str) -> dict[str, dict[str, Any]]:
+    found = {}
+    for entry in state.entries(publish_folder(partition)):
+        if entry.name.endswith(".json") and "/claim/" not in entry.name:
+            with contextlib.suppress(StateError, FileNotFoundError):
+                found[entry.name] = read_json(state, entry.name)
+    return found
 
 
 def _copy_all(roots: Roots, order: PublishOrder) -> dict[str, Any]:
     """Put all files into place, beside those that are current; return their manifest."""
-    parts = [_copy(roots.state, roots.output, order.folder, s.part, s.shard) for s in order.shards]
-    rejected = [_copy(roots.state, roots.rejected, order.folder, order.rejected, 0)]
-    return _describe(order, [p for p in parts if p], [p for p in rejected if p])
+    parts = [_place(order.folder, s.part, s.shard) for s in order.shards]
+    rejected = [_place(order.folder, order.rejected, 0)]
+    names = {
+        "parts": [target.name for _, target in filter(None, parts)],
+        "rejected": [target.name for _, target in filter(None, rejected)],
+    }
+    copy_list = f"{publish_folder(order.partition)}/{order.plan_id}.json"
+    roots.state.put_if_absent(copy_list, seal_json(names))
+    for store, places in ((roots.output, parts), (roots.rejected, rejected)):
+        for source, target in filter(None, places):
+            _copy(roots.state, store, source, target)
+    return _describe(
+        order, [part for _, part in filter(None, parts)], [p for _, p in filter(None, rejected)]
+    )
 
 
-def _copy(source: Store, target: Store, folder: str, part: Part | None, shard: int) -> Part | None:
+def _place(folder: str, part: Part | None, shard: int) -> tuple[Part, Part] | None:
+    """Return (part under state, part as it will be published)."""
     if part is None:
         return None
     file = f"part-{shard:05d}-{part.sha256[:8]}.parquet"
     name = f"{folder}/{file}" if folder else file
-    path = source.fetch(part.name)
-    if sha256_of_file(path) != part.sha256:
+    return part, Part(name, part.sha256, part.size, part.rows)
+
+
+def _copy(state: Store, store: Store, source: Part, target: Part) -> None:
+    path = state.fetch(source.name)
+    if sha256_of_file(path) != source.sha256:
         raise StateError(
-            f"{source.location}/{part.name}: a finished part is damaged: nothing was published;"
+            f"{state.location}/{source.name}: a finished part is damaged: nothing was published;"
             " run again"
         )
-    if target.put_file_if_absent(name, path) is Put.OTHER:
+    if store.put_file_if_absent(target.name, path) is Put.OTHER:
         raise StateError(
-            f"{target.location}/{name}: a different file has this part's name: remove it, run again"
+            f"{store.location}/{target.name}: a different file has this part's name: remove it,"
+            " run again"
         )
-    return Part(name, part.sha256, part.size, part.rows)
 
 
 def _describe(order: PublishOrder, parts: list[Part], rejected: list[Part]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_a_shard_in_anothers_hands_sends_nothing(score: Score, store: Store, fol
 def test_a_stopped_shard_goes_on_where_it_stopped(
     score: Score, plan: Plan, store: Store, folder: str
 ) -> None:
-    """What was paid before the stop is not sent again, and the part is that of an undisturbed run."""
+    """What was paid before the stop is not sent again, and all is paid in the end."""
     api = Api(refuse_from(5, 402))
     with pytest.raises(CreditStop):
         score(api)

@@ -127,9 +127,12 @@ def test_a_release_that_fails_does_not_hide_how_the_work_ended(
     def refuse(*_: object) -> None:
         raise OSError(28, "no space left on device")
 
-    with pytest.raises(RuntimeError, match="of the work"), claim:
+    def work() -> None:
         monkeypatch.setattr(store, "put", refuse)
         raise RuntimeError("of the work")
+
+    with pytest.raises(RuntimeError, match="of the work"), claim:
+        work()
     with pytest.raises(Busy):
         take(BOB)
 
@@ -219,7 +222,7 @@ def test_the_beat_goes_on_while_the_claim_is_held(store: LocalStore) -> None:
     ticks = iter(range(1_000_000))
     claim = acquire(store, FOLDER, ALICE, clock=lambda: float(next(ticks)))
     claim.beat_seconds = 0.005
-    beats = set()
+    beats: set[bytes] = set()
     with claim:
         while len(beats) < 4:
             beats.add(store.read(f"{FOLDER}/claim/00000001.beat"))

@@ -102,7 +102,7 @@ def test_what_is_no_segment_is_refused(data: bytes) -> None:
         decode_segment(data)
 
 
-def test_no_text_reaches_a_segment(store: LocalStore) -> None:
+def test_no_text_reaches_a_segment() -> None:
     """Neither a query nor a document stands in a segment, compressed or not."""
     data = encode_segment([make_scored(number) for number in range(9)], PLAN)
     assert CANARY.encode() not in data
@@ -356,8 +356,9 @@ def test_a_put_that_failed_after_it_took_effect_is_counted_once(tmp_path: Path) 
             assert ledger.sealed == 2
 
     asyncio.run(main())
-    loaded = load_segments(disk, FOLDER, PLAN)
-    assert (loaded.spent.requests, loaded.spent.cost_usd) == (2, pytest.approx(0.002))
+    spent = load_segments(disk, FOLDER, PLAN).spent
+    assert spent.requests == 2
+    assert spent.cost_usd == pytest.approx(0.002)
 
 
 def test_a_failed_seal_by_age_is_told_to_the_next_reply_which_is_kept(tmp_path: Path) -> None:
@@ -379,7 +380,7 @@ def test_a_failed_seal_by_age_is_told_to_the_next_reply_which_is_kept(tmp_path: 
 
 
 def test_two_writers_of_one_name_are_told_and_lose_nothing(store: LocalStore) -> None:
-    """Another process under our epoch is a ``StateError``; its segment stays, ours stands beside."""
+    """Another process under our epoch is an error; its segment stays, ours stands beside it."""
     put_segment(store, [make_scored(100)])
 
     async def main() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rerank_jobs.config import Job
-from rerank_jobs.publish.publisher import Part, PublishOrder, Roots, ShardPart
+from rerank_jobs.publish.generations import Part
+from rerank_jobs.publish.publisher import PublishOrder, Roots, ShardPart
 from rerank_jobs.storage import LocalStore
 from tests.builders import make_job
 

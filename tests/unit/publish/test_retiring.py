@@ -45,7 +45,7 @@ def read_everything(path: Path) -> str:
     if path.suffix == ".parquet":
         found += str(pq.read_table(path).to_pylist())
     if path.suffix == ".arrow":
-        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with pa.OSFile(str(path), "r") as source, pa.ipc.open_file(source) as reader:
             found += str(reader.read_all().to_pylist())
     return found
 

@@ -60,7 +60,7 @@ def good_rows() -> list[Row]:
         document("some", 2, 4, 0.3, "scored"),
         document("some", 3, 1, None, "failed"),
         document("some", 4, 2, None, "failed"),
-        # failures.on_failed: keep_first_stage
+        # As ``on_failed: keep_first_stage`` leaves it.
         document("kept", 1, 1, 0.1, "scored"),
         document("kept", 2, 2, None, "failed"),
         document("kept", 3, 3, 0.9, "scored"),

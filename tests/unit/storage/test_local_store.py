@@ -183,7 +183,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         link(one, other)
 
     def note_fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
         noted.append(("fsync", f"{path.name}/" if folder else "file"))
         fsync(descriptor)

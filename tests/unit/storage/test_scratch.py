@@ -27,9 +27,8 @@ def test_a_folder_is_empty_private_and_removed(tmp_path: Path) -> None:
     with scratch_folder(str(tmp_path)) as one, scratch_folder(str(tmp_path)) as two:
         assert one != two
         assert [path.name for path in one.iterdir()] == ["lock"]
-    with pytest.raises(RuntimeError), scratch_folder(str(tmp_path)) as three:
-        (three / "text").write_text("x")
-        raise RuntimeError
+    with pytest.raises(ZeroDivisionError), scratch_folder(str(tmp_path)) as three:
+        (three / "text").write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
 
 
