@@ -27,6 +27,7 @@ from rerank_jobs.publish.generations import Part
 from rerank_jobs.publish.merge import Merged, count_statuses, merge_shard, output_schema
 from rerank_jobs.publish.publisher import ShardPart
 from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json, sha256_of_file
+from rerank_jobs.tables.mapped import MappedRows
 from rerank_jobs.tables.sink import write_parquet
 
 __all__ = ["finish_shard", "iterate_work", "open_work", "read_done"]
@@ -128,19 +129,19 @@ def _write_part(
     folder = run_folder(plan.partition, plan.plan_id, shard.number)
     schema = output_schema(plan.input_schema, job)
     work: dict[str, object] = {
-        "rows": ds.dataset(open_work(store, shard.files["rows"]), format="ipc"),
         "candidates": ds.dataset(open_work(store, shard.files["candidates"]), format="ipc"),
         "passages": _read_passages(store, shard),
         "ledger": load_segments(store, folder, plan.plan_id).pairs,
     }
-    batch_rows = min(20_480, max(2048, plan.row_group // 2048 * 2048))
-    with contextlib.closing(connect(scratch, job.memory)) as con:
-        rows = write_parquet(
-            path,
-            schema,
-            merge_shard(con, job, schema, work, batch_rows=batch_rows),
-            row_group=plan.row_group,
+    with (
+        contextlib.closing(connect(scratch, job.memory)) as con,
+        pa.memory_map(str(open_work(store, shard.files["rows"]))) as source,
+    ):
+        # A third of a row group at a time: several blocks of it are alive at once.
+        merged = merge_shard(
+            con, job, schema, work, MappedRows(source), block=max(1, plan.row_group // 3)
         )
+        rows = write_parquet(path, schema, merged, row_group=plan.row_group)
         return rows, count_statuses(con)
 
 

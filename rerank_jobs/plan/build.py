@@ -104,12 +104,12 @@ def build_plan(
         if limit_queries is not None:
             counts = _keep_sample(con, counts, limit_queries)
         row_bytes = _estimate_row(table, counts)
+        schemas = (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE)
         writers = {
             kind: ShardWriters(folder, kind, schema, shards)
-            for kind, schema in zip(
-                KINDS, (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE), strict=True
-            )
+            for kind, schema in zip(KINDS, schemas, strict=True)
         }
+        writers["rows"].compression = None  # rows are taken from it by position
         with writers["rows"] as out:
             write_rows(con, job, out, row_bytes)
         with writers["candidates"] as out:

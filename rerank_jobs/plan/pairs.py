@@ -11,11 +11,11 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from rerank_jobs.plan.cluster import stream
 from rerank_jobs.plan.work import ShardWriters, narrow_joins, split_by_shard
+from rerank_jobs.tables.mapped import MappedRows
 
 __all__ = ["sort_pairs", "write_pairs"]
 
@@ -27,8 +27,6 @@ _KEYS = pa.schema(
     ]
 )
 _TEXTS = pa.schema([pa.field("text", pa.string())])
-
-IntArray = npt.NDArray[np.int64]
 
 
 def write_pairs(
@@ -60,14 +58,14 @@ def sort_pairs(
     keys_path = ShardWriters(folder, "keys", _KEYS, 0).path(shard)
     texts_path = ShardWriters(folder, "texts", _TEXTS, 0).path(shard)
     with con.cursor() as reader, pa.memory_map(str(texts_path)) as source:
-        texts = _Texts(source)
+        texts = MappedRows(source)
         reader.register("shard_keys", _number(keys_path))
         query = """SELECT k.query_key, q.query, k.doc_key, k.position FROM shard_keys AS k
             JOIN queries AS q ON k.query_key = q.query_key
             ORDER BY k.query_key, k.fs_rank, k.doc_key"""
         for batch in stream(reader, query):
             for start in range(0, batch.num_rows, rows):
-                yield texts.attach(batch.slice(start, rows))
+                yield _attach(texts, batch.slice(start, rows))
     keys_path.unlink()
     texts_path.unlink()
 
@@ -79,27 +77,9 @@ def _number(path: Path) -> pa.Table:
     return table.append_column("position", pa.array(np.arange(table.num_rows)))
 
 
-class _Texts:
-    """The texts of a shard where they lie, taken by position."""
-
-    def __init__(self, source: pa.MemoryMappedFile) -> None:
-        reader = pa.ipc.open_file(source)
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self._ends = np.cumsum([batch.num_rows for batch in self._batches])
-
-    def attach(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return a batch with its texts in place of their positions."""
-        positions = batch.column("position").to_numpy()
-        home = np.searchsorted(self._ends, positions, side="right")
-        by_home = np.argsort(home, kind="stable")
-        parts = []
-        for number in np.unique(home):
-            mine = positions[by_home[home[by_home] == number]]
-            within = mine - (self._ends[number] - self._batches[number].num_rows)
-            parts.append(self._batches[number].column("text").take(pa.array(within)))
-        back = np.empty(len(by_home), dtype=np.int64)
-        back[by_home] = np.arange(len(by_home))
-        texts = pa.concat_arrays(parts).take(pa.array(back))
-        names = ["query_key", "query", "doc_key"]
-        columns = [batch.column(name) for name in names]
-        return pa.RecordBatch.from_arrays([*columns, texts], names=[*names, "text"])
+def _attach(texts: MappedRows, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch with its texts in place of their positions."""
+    (chunk,) = texts.take(batch.column("position").to_numpy()).column("text").chunks
+    names = ["query_key", "query", "doc_key"]
+    columns = [batch.column(name) for name in names]
+    return pa.RecordBatch.from_arrays([*columns, chunk], names=[*names, "text"])

@@ -1,4 +1,4 @@
-"""Merging: scores and work files become the rows of one part. Pure SQL over values in memory.
+"""Merging: scores and work files become the rows of one part; SQL over narrow values only.
 
 Rank is a total order within a group: score descending, then first-stage order; failed documents
 behind the scored ones (``demote``), or the whole group as it came (``keep_first_stage``). Nothing
@@ -16,11 +16,10 @@ import pyarrow as pa
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.errors import StateError
-from rerank_jobs.tables.sources import ROW, quote
+from rerank_jobs.publish.rows import arrange_rows
+from rerank_jobs.tables.mapped import MappedRows
 
 __all__ = ["Merged", "count_statuses", "merge_shard", "output_schema"]
-
-ELEMENT_MASK = (1 << 21) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +55,14 @@ def merge_shard(
     job: Job,
     schema: pa.Schema,
     work: Mapping[str, object],
+    rows: MappedRows,
     *,
-    batch_rows: int = 20_480,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the part's rows, sorted by group and rank.
+    block: int = 20_480,
+) -> Iterator[pa.Table]:
+    """Yield the part's rows, sorted by group and rank, at most ``block`` at a time.
 
-    ``work`` holds Arrow tables or datasets: ``rows``, ``candidates``, ``passages`` (without texts),
-    ``schedule`` columns beside it, and ``ledger`` (one row per sealed pair).
+    ``work`` holds Arrow tables or datasets: ``candidates``, ``passages`` (without texts, beside
+    their schedule) and ``ledger`` (one row per sealed pair); ``rows`` the input's rows.
 
     Raises:
         StateError: a planned pair has neither a score nor an error.
@@ -77,7 +77,7 @@ def merge_shard(
     if missing and missing[0]:
         raise StateError(f"{missing[0]} documents have no score yet: the shard is not finished")
     con.execute(_ranked_sql(job.failures.on_failed))
-    yield from con.sql(_select_sql(job, schema)).to_arrow_reader(batch_rows)
+    yield from arrange_rows(con, job, schema, rows, block)
 
 
 def count_statuses(con: duckdb.DuckDBPyConnection) -> Merged:
@@ -131,32 +131,3 @@ def _ranked_sql(on_failed: str) -> str:
                     coalesce(c.n > 1 AND d.truncated, false) AS truncated
                 FROM candidates AS c LEFT JOIN (SELECT * FROM documents) AS d
                     ON c.query_key = d.query_key AND c.doc_key = d.doc_key AND c.n > 1)))"""
-
-
-def _select_sql(job: Job, schema: pa.Schema) -> str:
-    ours = [quote(name) for name in arrow_schema("scored").names]
-    lists = job.input.columns.candidates
-    if lists is None:
-        columns = [f"s.{quote(name)}" for name in schema.names if quote(name) not in ours]
-        order = f"s.{quote(job.input.columns.query_id or '')}, r.rerank_rank"
-        return f"""SELECT {", ".join([*columns, *(f"r.{name}" for name in ours)])}
-            FROM rows AS s JOIN ranked AS r ON s.{ROW} = r.row ORDER BY {order}"""
-    struct = schema.field(lists).type.value_type
-    fields = [struct.field(i).name for i in range(struct.num_fields)]
-    packed = ", ".join(
-        f"{quote(name)} := {'r' if quote(name) in ours else 'e'}.{quote(name)}" for name in fields
-    )
-    columns = [
-        f"CASE WHEN s.{quote(name)} IS NOT NULL THEN coalesce(l.results, []) END AS {quote(name)}"
-        if name == lists
-        else f"s.{quote(name)}"
-        for name in schema.names
-    ]
-    return f"""SELECT {", ".join(columns)} FROM rows AS s LEFT JOIN (
-            SELECT r.row, list(struct_pack({packed}) ORDER BY r.rerank_rank) AS results
-            FROM ranked AS r JOIN (
-                SELECT {ROW}, _rj_number, _rj_item.* FROM (SELECT s.{ROW},
-                    generate_subscripts(s.{quote(lists)}, 1) AS _rj_number,
-                    unnest(s.{quote(lists)}) AS _rj_item FROM rows AS s)
-            ) AS e ON r.row = e.{ROW} AND (r.ref & {ELEMENT_MASK}) = e._rj_number - 1
-            GROUP BY r.row) AS l ON s.{ROW} = l.row ORDER BY s.{ROW}"""
