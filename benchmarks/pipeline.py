@@ -73,7 +73,7 @@ def run(folder: Path, pairs: int, queries: int, url: str) -> dict[str, Any]:
             "columns": {"query_id": "query_id", "first_stage_score": "first_stage_score"},
         },
         "output": {"path": str(folder / "out")},
-        "endpoint": {"url": url, "requests_per_minute": 10_000_000},
+        "endpoint": {"url": url, "requests_per_minute": 120_000},
     }
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job))
