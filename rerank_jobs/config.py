@@ -232,10 +232,17 @@ class Failures(_Part):
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
 
 
+def _unread_yaml_off(value: object) -> object:
+    """YAML reads a bare ``off`` as false."""
+    return "off" if value is False else value
+
+
 class Reuse(_Part):
     """When scores of earlier plans are used instead of paid again."""
 
-    mode: Literal["cheapest", "strict", "off"] = "cheapest"
+    mode: Annotated[Literal["cheapest", "strict", "off"], BeforeValidator(_unread_yaml_off)] = (
+        "cheapest"
+    )
     max_age_days: Annotated[float, Field(gt=0)] = 90
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
-from rerank_jobs.errors import StateError
+from rerank_jobs.errors import JobError, StateError
 from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.library import compact, lookup_sql, read_library
 from rerank_jobs.ledger.loading import Spent
@@ -265,6 +265,8 @@ def run_partition(
     """
     started = time.monotonic()
     planned = plan_partition(job, partition, limit_queries=limit_queries)
+    if retry_failed and planned.current is not None:
+        _refuse_late_retry(job, planned.current)
     if on_plan is not None:
         on_plan(planned)
     totals = ScoreTotals()
@@ -298,6 +300,17 @@ def run_partition(
     done = _read_all_done(state, plan)
     drop_work_files(state, partition, plan.plan_id)
     return _result(planned, totals, spent, None, tuple(done), started)
+
+
+def _refuse_late_retry(job: Job, current: Generation) -> None:
+    """Say so rather than do nothing: what failed in a published plan is not sent again."""
+    failed = current.document["statuses"].get("failed", 0)
+    if failed:
+        raise JobError(
+            f"job {job.name}: generation {current.number} is published with {failed:,} failed"
+            " documents: --retry-failed works before publishing; a changed input, or another"
+            " endpoint.revision, makes a new plan"
+        )
 
 
 def _result(

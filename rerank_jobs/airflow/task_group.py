@@ -18,6 +18,10 @@ __all__ = ["rerank_task_group"]
 UNPARTITIONED = "_all"
 
 
+ONE_AT_A_TIME = {"max_active_tis_per_dagrun": 1}
+"""Each scoring task paces itself to the whole limit of its job: two at once would double it."""
+
+
 def rerank_task_group(
     job: str,
     *,
@@ -31,7 +35,8 @@ def rerank_task_group(
     ``job`` is the path of a job file as every worker sees it; Jinja is rendered in it and in
     ``partition``. Without ``partition`` the key is the run's partition key, else its parameter
     ``partition``, else its logical date, else the whole table. ``score_args`` go to the scoring
-    tasks (``pool``, ``max_active_tis_per_dagrun``, ``execution_timeout``). Each of ``outlets`` gets
+    tasks (``pool``, ``execution_timeout``, …); by default one runs at a time, because each
+    paces itself to the whole limit of the job. Each of ``outlets`` gets
     the figures of the published generation as the event's extra.
 
     A partition whose input and job are as they were when it was published sends nothing: its
@@ -40,7 +45,11 @@ def rerank_task_group(
     """
     with TaskGroup(group_id) as group:
         planned: Any = _plan(job=job, partition=partition or "")
-        scored: Any = _score.override(**(score_args or {})).partial(job=job).expand(shard=planned)
+        scored: Any = (
+            _score.override(**{**ONE_AT_A_TIME, **(score_args or {})})
+            .partial(job=job)
+            .expand(shard=planned)
+        )
         publish = _publish.override(outlets=list(outlets))
         publish(job=job, plan=planned["plan"], scored=scored)
     return group

@@ -42,7 +42,8 @@ def verify(arguments: argparse.Namespace) -> int:
     if found.problems:
         raise GateFailed(
             f"generation {found.generation}: {len(found.problems)} differences from its manifest:"
-            " publish the partition again from an empty output folder"
+            " remove the files that it names, and those it does not know, and run the job again:"
+            " they come back from paid scores"
         )
     if not arguments.json:
         print(

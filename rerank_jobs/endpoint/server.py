@@ -18,7 +18,7 @@ from rerank_jobs.errors import JobError
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "serve"]
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8765
+DEFAULT_PORT = 8787
 
 _GRACE_SECONDS = 5
 

@@ -101,6 +101,6 @@ def check_budget(job: Job, promise: Promise) -> None:
         raise BudgetStop(
             f"job {job.name}: the plan costs ${promise.cost_usd:.3f}"
             f" ({promise.search_units:,} search units), with retries up to"
-            f" ${promise.allowance_usd:.3f}, over budget.max_usd ${limit:.3f}: nothing was sent;"
+            f" ${promise.allowance_usd:.3f}, over budget.max_usd ${limit:.3f}: nothing is sent;"
             " raise the budget, set candidates.top_k, or try a part with --limit-queries"
         )

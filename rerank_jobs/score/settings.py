@@ -25,7 +25,7 @@ class ScoreSettings:
     max_concurrency: int = 32
     timeout_seconds: float = 90.0
     patience_seconds: float = 600.0
-    grace_seconds: float = 4.0
+    grace_seconds: float = 4.0  # Airflow sends SIGKILL five seconds after SIGTERM
     price_usd: float = 0.0
     allowance_usd: float | None = None
 
