@@ -65,13 +65,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A partition's plan: frozen (``plan``), or published already (``current``)."""
+    """A partition's plan: frozen (``plan``), or published already (``current``).
+
+    ``paid`` is what earlier runs of a frozen plan have sealed.
+    """
 
     partition: str
     plan_id: str
     promise: Promise
     plan: Plan | None
     current: Generation | None
+    paid: Spent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         plan = read_plan(state, partition, identity)
         if frozen:
             check_budget(job, plan.promise)
-        return Planned(partition, identity, plan.promise, plan, None)
+        return Planned(partition, identity, plan.promise, plan, None, add_up_spent(state, plan))
     if frozen:
         read_api_key(job.endpoint)
     salt = prepare_state(state)

@@ -38,7 +38,7 @@ def print_promise(console: Console, job: Job, planned: Planned) -> None:
         console.print(f"Already published as generation {planned.current.number}: nothing to send.")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for row in _promise_rows(job, promise):
+    for row in [*_promise_rows(job, promise), *_paid_rows(planned)]:
         table.add_row(*row)
     console.print(table)
 
@@ -68,6 +68,13 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
         ("Price", price),
         ("Time", pace),
     ]
+
+
+def _paid_rows(planned: Planned) -> list[tuple[str, str]]:
+    paid = planned.paid
+    if paid is None or not paid.requests:
+        return []
+    return [("Of it paid", f"{paid.requests:,} requests, ${paid.cost_usd:,.3f}: not sent again")]
 
 
 class RunDisplay:

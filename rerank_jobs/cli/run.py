@@ -13,6 +13,7 @@ from rich.console import Console
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
 from rerank_jobs.config import Job, load_job
 from rerank_jobs.job import Planned, RunResult, open_roots, preview_partition, run_partition
+from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.plan.promise import check_budget
 
 __all__ = ["describe_plan", "describe_result", "plan_job", "run_job"]
@@ -77,7 +78,7 @@ def describe_plan(job: Job, planned: Planned) -> dict[str, Any]:
         "output": str(_output(job, planned.partition)),
         "manifest": planned.current.name if planned.current else None,
         "published": planned.current is not None,
-        "plan": promise.to_json(),
+        "plan": {**promise.to_json(), **_describe_paid(planned.paid or Spent())},
     }
 
 
@@ -115,10 +116,16 @@ def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
         },
         "plan": {
             **promise.to_json(),
-            "paid_requests": spent.requests,
-            "paid_search_units": spent.search_units,
-            "paid_usd": round(spent.cost_usd, 6),
+            **_describe_paid(spent),
         },
+    }
+
+
+def _describe_paid(spent: Spent) -> dict[str, Any]:
+    return {
+        "paid_requests": spent.requests,
+        "paid_search_units": spent.search_units,
+        "paid_usd": round(spent.cost_usd, 6),
     }
 
 
