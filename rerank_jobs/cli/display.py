@@ -157,12 +157,13 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
         for part in result.sample:
             console.print(f"  {state}/{part.name}", soft_wrap=True)
         return
-    folder = job.partition_folder(result.partition)
+    name = job.partition_folder(result.partition)
+    folder = f"/{name}" if name else ""
     console.print(
-        f"Generation {result.generation.number}: {job.output_root}/{folder}", soft_wrap=True
+        f"Generation {result.generation.number}: {job.output_root}{folder}", soft_wrap=True
     )
     if result.generation.rejected:
-        console.print(f"Put aside: {job.rejected_root}/{folder}", soft_wrap=True)
+        console.print(f"Put aside: {job.rejected_root}{folder}", soft_wrap=True)
 
 
 def _drift(result: RunResult) -> str:

@@ -15,6 +15,7 @@ from rerank_jobs.config import Job, load_job
 from rerank_jobs.job import Planned, RunResult, open_roots, preview_partition, run_partition
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.plan.promise import check_budget
+from rerank_jobs.publish.generations import Generation
 
 __all__ = ["describe_plan", "describe_result", "plan_job", "run_job"]
 
@@ -76,7 +77,7 @@ def describe_plan(job: Job, planned: Planned) -> dict[str, Any]:
         "cost_usd": usd,
         "seconds": seconds,
         "output": str(_output(job, planned.partition)),
-        "manifest": planned.current.name if planned.current else None,
+        "manifest": _manifest(job, planned.current),
         "published": planned.current is not None,
         "plan": {**promise.to_json(), **_describe_paid(planned.paid or Spent())},
     }
@@ -100,7 +101,7 @@ def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
         "cost_usd": round(totals.cost_usd, 6),
         "seconds": round(result.seconds, 3),
         "output": str(_output(job, result.partition)) if generation else sample,
-        "manifest": f"{state}/{generation.name}" if generation else None,
+        "manifest": _manifest(job, generation),
         "generation": generation.number if generation else None,
         "statuses": result.statuses,
         "this_run": {
@@ -150,6 +151,10 @@ def _common(plan_id: str, partition: str, promise: Any) -> dict[str, Any]:
 def _output(job: Job, partition: str) -> str:
     folder = job.partition_folder(partition)
     return f"{job.output_root}/{folder}" if folder else job.output_root
+
+
+def _manifest(job: Job, generation: Generation | None) -> str | None:
+    return f"{job.state_root}/{generation.name}" if generation else None
 
 
 def _print_json(value: dict[str, Any]) -> None:
