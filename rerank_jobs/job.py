@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
-
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
+from rerank_jobs.embedded import identify_scorer, open_transport
 from rerank_jobs.errors import JobError, StateError
 from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.library import compact, lookup_sql, read_library
@@ -25,7 +24,6 @@ from rerank_jobs.model import ScoreTotals
 from rerank_jobs.parts import read_done
 from rerank_jobs.plan.build import build_plan, count_shards
 from rerank_jobs.plan.frozen import Plan, freeze, identify, plan_name, read_plan, run_folder
-from rerank_jobs.plan.identity import scorer_id
 from rerank_jobs.plan.promise import Promise, check_budget
 from rerank_jobs.publish.generations import Generation, Part, read_generations
 from rerank_jobs.publish.publisher import (
@@ -124,7 +122,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     table = open_input(job, partition)
     roots = open_roots(job)
     state = roots.state
-    scorer = _scorer(job)
+    scorer = identify_scorer(job)
     shards = count_shards(table.rows, job.shards.rows_per_shard)
     identity = identify(job, table, partition, scorer, shards, limit_queries)
     current = find_published(roots, partition, identity)
@@ -190,7 +188,7 @@ def score_partition_shard(
         number,
         store=open_store(job.state_root),
         owner=owner or make_process_owner(),
-        transport=functools.partial(_open_transport, job),
+        transport=functools.partial(open_transport, job),
         observe=observe,
         retry_failed=retry_failed,
         extra_usd=extra_usd,
@@ -349,30 +347,6 @@ def _frozen(planned: Planned) -> Plan:
     if planned.plan is None:
         raise StateError(f"plan {planned.plan_id[:8]} is not frozen")
     return planned.plan
-
-
-def _scorer(job: Job) -> str:
-    version = ""
-    if job.endpoint.embedded:
-        from rerank_jobs.endpoint.scorer import SCORER_VERSION
-
-        version = SCORER_VERSION
-    return scorer_id(job.endpoint, version)
-
-
-def _open_transport(job: Job) -> httpx.AsyncBaseTransport | None:
-    """Return the way to the endpoint inside this process, ``None`` for the network."""
-    if not job.endpoint.embedded:
-        return None
-    return httpx.ASGITransport(_embedded_app())
-
-
-@functools.cache
-def _embedded_app() -> Any:
-    """Return the endpoint in this process, loaded once: it bills nothing and limits nothing."""
-    from rerank_jobs.endpoint.app import create_app
-
-    return create_app(price_per_search_usd=0.0)
 
 
 def _read_all_done(state: Store, plan: Plan) -> list[ShardPart]:

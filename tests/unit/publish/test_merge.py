@@ -48,7 +48,7 @@ def serve_scores(score: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
         )
 
     app = Starlette(routes=[Route("/api/v1/rerank", rerank, methods=["POST"])])
-    monkeypatch.setattr(jobs, "_open_transport", lambda _job: httpx.ASGITransport(app))
+    monkeypatch.setattr(jobs, "open_transport", lambda _job: httpx.ASGITransport(app))
     return bodies
 
 
@@ -147,7 +147,7 @@ def serve_everything(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return JSONResponse({"model": "test/model", "results": results})
 
     app = Starlette(routes=[Route("/api/v1/rerank", rerank, methods=["POST"])])
-    monkeypatch.setattr(jobs, "_open_transport", lambda _job: httpx.ASGITransport(app))
+    monkeypatch.setattr(jobs, "open_transport", lambda _job: httpx.ASGITransport(app))
     return bodies
 
 
