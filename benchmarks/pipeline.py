@@ -22,7 +22,7 @@ import yaml
 
 from rerank_jobs import job as jobs
 from rerank_jobs import shard as shards
-from rerank_jobs.config import load_job
+from rerank_jobs.job_file import load_job
 
 TABLE = """COPY (
     SELECT 'q' || (i % {queries}) AS query_id,

@@ -10,21 +10,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from rerank_jobs.errors import JobError
-from rerank_jobs.job_text import describe_problem, parse_yaml, show_value
+from rerank_jobs.job_text import show_value
 from rerank_jobs.places import ALL, check_partition_key, check_template, is_inside
 from rerank_jobs.secret import Secret, read_secret
 
@@ -36,8 +35,6 @@ __all__ = [
     "Layout",
     "Secret",
     "check_partition_key",
-    "load_job",
-    "parse_job",
     "read_api_key",
 ]
 
@@ -352,38 +349,6 @@ class Job(_Part):
             "reuse": self.reuse.model_dump(mode="json"),
             "replace": self.output.replace,
         }
-
-
-def load_job(path: Path) -> Job:
-    """Read and validate a job file.
-
-    Raises:
-        JobError: the file is missing, is not YAML, or does not describe a job.
-
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise JobError(f"{path}: no such job file (rerank-jobs init writes one)") from None
-    except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{path}: cannot be read: save it as UTF-8") from None
-    data = parse_yaml(text, path)
-    if not isinstance(data, dict):
-        raise JobError(f"{path}: a job file is a YAML mapping that begins with name: and input:")
-    return parse_job(data, base=path.parent, where=str(path))
-
-
-def parse_job(data: dict[str, Any], *, base: Path, where: str = "job") -> Job:
-    """Validate a job given as a mapping; all problems come in one ``JobError``."""
-    if "base" in data:
-        raise JobError(f"{where}: base: unknown key")
-    try:
-        return Job.model_validate({**data, "base": Path(os.path.abspath(base))})  # noqa: PTH100
-    except ValidationError as error:
-        problems = [describe_problem(Job, dict(item)) for item in error.errors(include_url=False)]
-        raise JobError(f"{where}: " + "; ".join(problems)) from None
 
 
 def read_api_key(endpoint: Endpoint) -> Secret | None:

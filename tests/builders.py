@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_jobs.config import Job, parse_job
+from rerank_jobs.config import Job
+from rerank_jobs.job_file import parse_job
 
 LONG_COLUMNS = {
     "query_id": "query_id",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_jobs.airflow.progress import log_progress
-from rerank_jobs.config import Job, load_job
+from rerank_jobs.config import Job
 from rerank_jobs.job import (
     find_plan,
     open_roots,
@@ -19,6 +19,7 @@ from rerank_jobs.job import (
     publish_partition,
     score_partition_shard,
 )
+from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import Generation
 
 __all__ = ["plan", "publish", "score"]

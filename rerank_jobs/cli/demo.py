@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.text import Text
 
 from rerank_jobs.airflow.once import find_dags_folder, make_environment
-from rerank_jobs.config import Job, check_partition_key, load_job
+from rerank_jobs.config import Job, check_partition_key
 from rerank_jobs.errors import StateError
 from rerank_jobs.job import open_roots
+from rerank_jobs.job_file import load_job
 from rerank_jobs.plan.promise import Promise
 from rerank_jobs.publish.generations import Generation, read_current
 from rerank_jobs.report.demo_table import DOCUMENT_FIELDS, DemoTable, build_demo

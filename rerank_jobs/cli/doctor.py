@@ -21,9 +21,10 @@ from uuid import uuid4
 import httpx
 import orjson
 
-from rerank_jobs.config import Job, check_partition_key, load_job, read_api_key
+from rerank_jobs.config import Job, check_partition_key, read_api_key
 from rerank_jobs.errors import JobError, RerankJobsError
 from rerank_jobs.job import open_roots
+from rerank_jobs.job_file import load_job
 from rerank_jobs.storage import Put, Store
 from rerank_jobs.tables.sources import open_input
 

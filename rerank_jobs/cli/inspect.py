@@ -9,9 +9,10 @@ import orjson
 import pyarrow as pa
 from rich.console import Console
 
-from rerank_jobs.config import ALL, Job, check_partition_key, load_job
+from rerank_jobs.config import ALL, Job, check_partition_key
 from rerank_jobs.errors import GateFailed, InputError, StateError
 from rerank_jobs.job import open_roots
+from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import Generation, read_current
 from rerank_jobs.publish.publisher import Roots
 from rerank_jobs.publish.verify import verify_generation

@@ -11,8 +11,9 @@ import orjson
 from rich.console import Console
 
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
-from rerank_jobs.config import Job, load_job
+from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, RunResult, open_roots, preview_partition, run_partition
+from rerank_jobs.job_file import load_job
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.plan.promise import check_budget
 from rerank_jobs.publish.generations import Generation

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rerank_jobs.config import load_job
 from rerank_jobs.job import open_roots
+from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import read_current
 from rerank_jobs.publish.verify import verify_generation
 from tests.dags.conftest import CANARY, HOME, Table, result_of, tasks_of

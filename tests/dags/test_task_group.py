@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rerank_jobs.airflow.once import make_environment
-from rerank_jobs.config import load_job
 from rerank_jobs.errors import BudgetStop, Busy, Fenced, Interrupted
 from rerank_jobs.job import open_roots
+from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import read_current
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.score import Progress

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from rerank_jobs.config import load_job
+from rerank_jobs.job_file import load_job
 from tests.unit.cli.kit import (
     KEY_CANARY,
     LISTS,

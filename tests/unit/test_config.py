@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_jobs.config import (
-    Endpoint,
-    Job,
-    Secret,
-    check_partition_key,
-    load_job,
-    parse_job,
-    read_api_key,
-)
+from rerank_jobs.config import Endpoint, Job, Secret, check_partition_key, read_api_key
 from rerank_jobs.errors import JobError, KeyStop
+from rerank_jobs.job_file import load_job, parse_job
 from rerank_jobs.places import is_inside
 from rerank_jobs.plan.identity import scorer_id
 from tests.unit.cli.kit import JOB, KEY_CANARY, merge

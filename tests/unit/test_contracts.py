@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rerank_jobs.config import Columns, Input, Job, parse_job
+from rerank_jobs.config import Columns, Input, Job
 from rerank_jobs.contracts import (
     arrow_schema,
     check_input,
@@ -24,6 +24,7 @@ from rerank_jobs.contracts import (
 )
 from rerank_jobs.errors import InputError
 from rerank_jobs.job import plan_partition, run_partition
+from rerank_jobs.job_file import parse_job
 from rerank_jobs.storage import seal_json
 from tests.unit.cli.kit import JOB, make_rows, write_table
 

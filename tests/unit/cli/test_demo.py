@@ -11,9 +11,9 @@ from rich.console import Console
 
 from rerank_jobs.airflow.once import find_dags_folder, make_environment
 from rerank_jobs.cli.demo import JOB_FILE, run_demo
-from rerank_jobs.config import load_job
 from rerank_jobs.errors import JobError
 from rerank_jobs.job import open_roots
+from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import read_current
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.report.demo_table import DOCUMENT_FIELDS

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rerank_jobs.config import Job, parse_job
+from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, open_roots, plan_partition, preview_partition, run_partition
+from rerank_jobs.job_file import parse_job
 from rerank_jobs.ledger.library import compact
 from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.plan.frozen import Plan, run_folder
