@@ -165,7 +165,10 @@ def _find_files(root: Path, who: str) -> list[Path]:
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise InputError(f"{root}: no such file or folder (input.path of {who})")
+        raise InputError(
+            f"{root}: no such file or folder (input.path of {who}): check the path, or write"
+            " the table first"
+        )
     files = [
         path
         for path in root.rglob("*.parquet")
