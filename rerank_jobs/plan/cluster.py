@@ -21,14 +21,12 @@ import duckdb
 import pyarrow as pa
 
 from rerank_jobs.config import Columns, Job
+from rerank_jobs.errors import InputError
 from rerank_jobs.plan.identity import key_sql, route_sql
 from rerank_jobs.tables.rendering import render_documents
-from rerank_jobs.tables.sources import ROW, InputTable, quote
+from rerank_jobs.tables.sources import ELEMENT_BITS, ROW, InputTable, quote
 
-__all__ = ["ELEMENT_BITS", "Counts", "choose_batch_rows", "cluster", "document_is_text", "stream"]
-
-ELEMENT_BITS = 21
-"""In list layouts ``ref = row << ELEMENT_BITS | position in the list``."""
+__all__ = ["Counts", "choose_batch_rows", "cluster", "document_is_text", "stream"]
 
 REF = "_rj_ref"
 """Internal column of the view ``candidates``. Columns of the user's are always written with their
@@ -282,6 +280,12 @@ def _count(con: duckdb.DuckDBPyConnection, table: InputTable, job: Job) -> Count
     else:
         lists = f"s.{quote(job.input.columns.candidates or '')}"
         candidates_in = one(f"SELECT sum(len({lists})) FROM src AS s")
+        longest = one(f"SELECT max(len({lists})) FROM src AS s")
+        if longest > 1 << ELEMENT_BITS:
+            raise InputError(
+                f"{table.location}: a list of {longest:,} candidates is too long (at most"
+                f" {1 << ELEMENT_BITS:,}): use layout long"
+            )
         rows_out, rows_rejected = table.rows - whole_rows, whole_rows
         in_rejected_rows = one(f"""SELECT sum(len({lists})) FROM src AS s SEMI JOIN
             (SELECT row FROM rejected WHERE ref IS NULL) AS r ON s.{ROW} = r.row""")

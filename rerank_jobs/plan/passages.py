@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rerank_jobs.config import Context, Job
 from rerank_jobs.plan.cluster import REF, STREAM_ROWS, document_is_text
-from rerank_jobs.plan.identity import compute_key
+from rerank_jobs.plan.identity import compute_keys
 from rerank_jobs.plan.packing import billing_chunks
 from rerank_jobs.plan.pairs import sort_pairs, write_pairs
 from rerank_jobs.plan.tokens import QUERY_CUT, estimate_tokens
@@ -170,7 +170,7 @@ def _splice(
     take = pa.array(source)
     text_type = batch.column("text").type
     key_type = batch.column("doc_key").type
-    new_keys = [compute_key(salt, text) for text in new_texts]
+    new_keys = compute_keys(salt, new_texts)
     texts = pa.concat_arrays([batch.column("text"), pa.array(new_texts, text_type)]).take(take)
     keys = pa.concat_arrays([batch.column("doc_key"), pa.array(new_keys, key_type)]).take(take)
     return index, texts, keys

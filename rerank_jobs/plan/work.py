@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import arrow_schema
-from rerank_jobs.plan.cluster import ELEMENT_BITS, stream
+from rerank_jobs.plan.cluster import stream
 from rerank_jobs.tables.maps import lists_for_maps
 from rerank_jobs.tables.sink import choose_row_group, plain_schema, write_parquet
-from rerank_jobs.tables.sources import ROW, InputTable, quote
+from rerank_jobs.tables.sources import ELEMENT_MASK, ROW, InputTable, quote
 
 __all__ = [
     "ShardWriters",
@@ -172,7 +172,7 @@ def write_rejected(
     lists = job.input.columns.candidates
     columns = [f"s.{quote(name)}" for name in table.schema.names]
     if lists is not None:
-        element = f"(r.ref & {(1 << ELEMENT_BITS) - 1}) + 1"
+        element = f"(r.ref & {ELEMENT_MASK}) + 1"
         whole = f"s.{quote(lists)}"
         one = f"CASE WHEN r.ref IS NULL THEN {whole} ELSE [{whole}[{element}]] END"
         columns[table.schema.names.index(lists)] = f"{one} AS {quote(lists)}"

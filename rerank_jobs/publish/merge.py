@@ -31,11 +31,6 @@ class Merged:
     single: int
     failed: int
 
-    @property
-    def total(self) -> int:
-        """All documents of the shard."""
-        return self.scored + self.reused + self.single + self.failed
-
 
 def output_schema(input_schema: pa.Schema, job: Job) -> pa.Schema:
     """Return the published schema: our columns behind the input's, or the struct's fields."""

@@ -17,12 +17,9 @@ import pyarrow as pa
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.tables.mapped import MappedRows
-from rerank_jobs.tables.sources import ROW, quote
+from rerank_jobs.tables.sources import ELEMENT_MASK, ROW, quote
 
-__all__ = ["ELEMENT_MASK", "arrange_rows"]
-
-ELEMENT_MASK = (1 << 21) - 1
-"""In list layouts the low bits of a candidate's ``ref`` are its position in the list."""
+__all__ = ["arrange_rows"]
 
 STREAM_ROWS = 20_480
 

@@ -18,10 +18,24 @@ from rerank_jobs.contracts import check_input, is_ours
 from rerank_jobs.errors import InputError, JobError
 from rerank_jobs.storage import sha256_of_file
 
-__all__ = ["ROW", "InputFile", "InputTable", "open_input", "quote", "quote_text"]
+__all__ = [
+    "ELEMENT_BITS",
+    "ELEMENT_MASK",
+    "ROW",
+    "InputFile",
+    "InputTable",
+    "open_input",
+    "quote",
+    "quote_text",
+]
 
 ROW = "_rj_row"
 """Internal column: the row's number over all files."""
+
+ELEMENT_BITS = 21
+"""In list layouts a candidate's ``ref`` is ``row << ELEMENT_BITS | its position in the list``."""
+
+ELEMENT_MASK = (1 << ELEMENT_BITS) - 1
 
 _HIVE = re.compile(r"([A-Za-z0-9_.-]+)=(.*)")
 
