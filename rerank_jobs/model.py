@@ -39,6 +39,11 @@ class Request:
     passages: tuple[Passage, ...]
     search_units: int
 
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of all its (query, passage) pairs together."""
+        return sum(passage.tokens for passage in self.passages)
+
     def __repr__(self) -> str:
         """Name the request without any text."""
         return f"Request({self.number}, {self.query_key.hex()[:8]}, {len(self.passages)} passages)"

@@ -5,12 +5,37 @@ No value shows a body, a header or a text in its ``repr``.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rerank_jobs.model import ScoreKind, Usage
 
-__all__ = ["Answer", "Dialect", "Lost", "Malformed", "Problem", "Reading", "Refusal", "Reply"]
+__all__ = [
+    "Action",
+    "Answer",
+    "Dialect",
+    "Lost",
+    "Malformed",
+    "Problem",
+    "Reading",
+    "Refusal",
+    "Reply",
+]
+
+
+class Action(enum.Enum):
+    """What can be done about a refusal."""
+
+    RETRY = "again, with backoff"
+    OVERLOAD = "again; a named wait is everyone's"
+    THROTTLE = "everyone waits, then again"
+    FAIL = "this request's content is refused"
+    KEY = "stop: the key is refused"
+    CREDIT = "stop: credit or a spending limit is used up"
+    QUOTA = "stop: a quota resets later"
+    JOB = "stop: the job asks for something that does not exist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +69,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A success by its status that is not a valid reply; ``reason`` is one of our own words."""
+    """A success by its status that is not a valid reply; ``reason`` is one of our own words.
+
+    ``cost_usd`` is what it says that it cost, ``None`` where it says nothing that can be read.
+    """
 
     reason: str
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +85,8 @@ class Refusal:
     ``wait_seconds`` is the largest sane hint, from now. ``retryable`` is the endpoint's own word.
     ``billable``: it came where a reply should stand, or from an edge that gave up waiting, so
     that the search may have been charged. ``model_unknown`` and ``moderated`` are told from
-    the error where no code names them.
+    the error where no code names them. ``too_long``: it is about the size of the content.
+    ``index``: the 0-based document that the error names, ``None`` where it names none.
     """
 
     status: int
@@ -69,6 +99,8 @@ class Refusal:
     model_unknown: bool = False
     moderated: bool = False
     billable: bool = False
+    too_long: bool = False
+    index: int | None = None
 
 
 Reading = Reply | Refusal | Malformed
@@ -79,16 +111,23 @@ Problem = Refusal | Malformed | Lost
 class Dialect:
     """A wire format as a value: pure functions and the limits that go with them.
 
-    ``encode(model, query, texts)`` gives a request body. ``decode(answer, n, now)`` reads any
-    answer to a request of ``n`` texts (``now``: seconds since the epoch), never raises. ``path`` is
-    appended to the endpoint's URL. ``pairwise``: a score depends on its own (query, text) alone.
+    ``encode(model, query, texts, fields)`` gives a request body; ``fields`` are more top-level
+    fields, ready to be sent. ``decode(answer, n, now)`` reads any answer to a request of ``n``
+    texts (``now``: seconds since the epoch), never raises. ``path`` is appended to the endpoint's
+    URL; ``{model}`` in it stands for the model. ``by_status`` overrides what a status means elsewhere.
+    ``options``: names that ``endpoint.options`` may hold for it. ``routes``: whether it takes
+    OpenRouter's ``provider``, ``user``, ``session_id`` and ``trace``. ``listwise(model)``: a score
+    depends on the other texts of its request.
     """
 
     name: str
     path: str
-    encode: Callable[[str, str, Sequence[str]], bytes]
+    encode: Callable[[str, str, Sequence[str], Mapping[str, Any]], bytes]
     decode: Callable[[Answer, int, float], Reading]
     max_passages: int
     score_kind: ScoreKind
-    pairwise: bool
+    listwise: Callable[[str], bool]
     headers: tuple[tuple[str, str], ...] = ()
+    by_status: Mapping[int, Action] = field(default_factory=dict)
+    options: frozenset[str] = frozenset()
+    routes: bool = False

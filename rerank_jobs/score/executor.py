@@ -215,7 +215,9 @@ class _Run:
     async def _exchange(self, attempt: Attempt) -> Answer | Lost:
         request = attempt.request
         texts = [passage.text for passage in request.passages]
-        body = self._dialect.encode(self._settings.target.model, request.query, texts)
+        body = self._dialect.encode(
+            self._settings.target.model, request.query, texts, self._settings.fields
+        )
         self._meter.sends += 1
         self._meter.retries += attempt.sends > 0
         attempt.sends += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from types import MappingProxyType
 
 from rerank_jobs.errors import (
     CreditStop,
@@ -18,7 +18,7 @@ from rerank_jobs.errors import (
     QuotaStop,
     RerankJobsError,
 )
-from rerank_jobs.score.exchange import Lost, Malformed, Problem, Refusal
+from rerank_jobs.score.exchange import Action, Lost, Malformed, Problem, Refusal
 
 __all__ = [
     "Decision",
@@ -58,9 +58,14 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The endpoint refuses the content of this request: its passages fail with ``code``."""
+    """The endpoint refuses the content of this request: its passages fail with ``code``.
+
+    ``index`` names the guilty one where the endpoint does; ``too_long``: a shorter one may pass.
+    """
 
     code: str
+    index: int | None = None
+    too_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +85,6 @@ class Target:
     url: str
     model: str
     api_key_env: str
-
-
-class Action(Enum):
-    """The columns of the table."""
-
-    RETRY = "again, with backoff"
-    OVERLOAD = "again; a named wait is everyone's"
-    THROTTLE = "everyone waits, then again"
-    FAIL = "this request's content is refused"
-    KEY = "stop: the key is refused"
-    CREDIT = "stop: credit or a spending limit is used up"
-    QUOTA = "stop: a quota resets later"
-    JOB = "stop: the job asks for something that does not exist"
 
 
 BY_STATUS: Mapping[int, Action] = {
@@ -155,17 +147,25 @@ BY_AVAILABILITY: Mapping[str, Action] = {
 _AGAIN = frozenset({Action.RETRY, Action.OVERLOAD, Action.THROTTLE})
 
 
-def decide(problem: Problem, target: Target, *, longest_wait: float, now: float) -> Decision:
+def decide(
+    problem: Problem,
+    target: Target,
+    *,
+    longest_wait: float,
+    now: float,
+    by_status: Mapping[int, Action] = MappingProxyType({}),
+) -> Decision:
     """Return what to do about ``problem``; pure, and defined for every status.
 
-    A wait of more than ``longest_wait`` seconds is a ``QuotaStop`` that names it: a run that
-    sleeps that long holds a slot for nothing. ``now`` is in seconds since the epoch.
+    ``by_status`` holds what a dialect means by a status otherwise than ``BY_STATUS``. A wait of
+    more than ``longest_wait`` seconds is a ``QuotaStop`` that names it: a run that sleeps that long
+    holds a slot for nothing. ``now`` is in seconds since the epoch.
     """
     if not isinstance(problem, Refusal):
         return Retry()
-    action = _look_up(problem)
+    action = _look_up(problem, by_status)
     if action is Action.FAIL:
-        return Fail(_failure_code(problem))
+        return Fail(_failure_code(problem), problem.index, problem.too_long)
     if action not in _AGAIN:
         return Stop(_stop(action, problem, target, now))
     wait = problem.wait_seconds
@@ -201,14 +201,13 @@ def draw_backoff(
     return rng.uniform(0.0, min(cap, base * 2.0 ** min(tries, 32)))
 
 
-def _look_up(refusal: Refusal) -> Action:
+def _look_up(refusal: Refusal, by_status: Mapping[int, Action]) -> Action:
     if refusal.reason is not None:
         return BY_REASON[refusal.reason]
     if refusal.limit_source is not None:
         return BY_LIMIT_SOURCE[refusal.limit_source]
-    action = BY_STATUS.get(
-        refusal.status, Action.RETRY if 500 <= refusal.status < 600 else Action.JOB
-    )
+    unheard_of = Action.RETRY if 500 <= refusal.status < 600 else Action.JOB
+    action = by_status.get(refusal.status) or BY_STATUS.get(refusal.status, unheard_of)
     if refusal.availability is not None:
         action = BY_AVAILABILITY[refusal.availability]
     if refusal.retryable is not None and refusal.retryable != (action in _AGAIN):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from rerank_jobs.config import Endpoint
 from rerank_jobs.score.policy import Target
@@ -14,19 +16,24 @@ __all__ = ["ScoreSettings"]
 class ScoreSettings:
     """Pace, patience, price and allowance of one run; times in seconds, money in dollars.
 
-    ``limit``: sends per ``window_seconds``, ``None`` for unpaced. ``patience_seconds``: how long
+    ``limit`` and ``token_limit``: sends and tokens per ``window_seconds``, ``None`` for no limit.
+    ``fields``: further top-level fields of each request body. ``patience_seconds``: how long
     nothing may succeed before the run stops. ``grace_seconds``: what sends in flight get after
     an interruption; after any other stop they get ``timeout_seconds``.
     """
 
     target: Target
     limit: int | None = None
+    token_limit: int | None = None
     window_seconds: float = 60.0
     max_concurrency: int = 32
     timeout_seconds: float = 90.0
     patience_seconds: float = 600.0
     grace_seconds: float = 4.0  # Airflow sends SIGKILL five seconds after SIGTERM
     price_usd: float = 0.0
+    token_price_usd: float = 0.0
+    max_seconds: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
     allowance_usd: float | None = None
 
     @classmethod

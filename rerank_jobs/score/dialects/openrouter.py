@@ -7,7 +7,8 @@ back. The contract is https://openrouter.ai/docs (operation createRerank).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -21,9 +22,9 @@ _MAX_NAME = 200
 _MAX_COUNT = 2**31
 
 
-def encode(model: str, query: str, texts: Sequence[str]) -> bytes:
+def encode(model: str, query: str, texts: Sequence[str], fields: Mapping[str, Any]) -> bytes:
     """Return the request body; documents stand in the order of ``texts``."""
-    return orjson.dumps({"model": model, "query": query, "documents": texts})
+    return orjson.dumps({"model": model, "query": query, "documents": texts, **fields})
 
 
 def decode(answer: Answer, n: int, now: float) -> Reading:
@@ -121,6 +122,10 @@ def _read_name(value: object) -> str | None:
     return None
 
 
+def _is_listwise(_model: str) -> bool:
+    return False
+
+
 OPENROUTER = Dialect(
     name="openrouter",
     path="/rerank",
@@ -128,6 +133,7 @@ OPENROUTER = Dialect(
     decode=decode,
     max_passages=1000,
     score_kind="probability",
-    pairwise=True,
+    listwise=_is_listwise,
     headers=(("Content-Type", "application/json"), ("Accept", "application/json")),
+    routes=True,
 )

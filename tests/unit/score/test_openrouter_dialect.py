@@ -33,7 +33,7 @@ def results(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
 
 def test_the_request_holds_documented_fields_only() -> None:
     """The body is model, query and documents in order: no top_n, which would drop scores."""
-    body = OPENROUTER.encode("cohere/rerank-v3.5", "q ü", ["b", "a"])
+    body = OPENROUTER.encode("cohere/rerank-v3.5", "q ü", ["b", "a"], {})
     assert orjson.loads(body) == {
         "model": "cohere/rerank-v3.5",
         "query": "q ü",
@@ -45,7 +45,7 @@ def test_the_dialect_states_its_limits() -> None:
     """The limits that planning relies on are part of the value."""
     assert (OPENROUTER.name, OPENROUTER.path) == ("openrouter", "/rerank")
     assert (OPENROUTER.max_passages, OPENROUTER.score_kind) == (1000, "probability")
-    assert OPENROUTER.pairwise
+    assert not OPENROUTER.listwise("cohere/rerank-v3.5")
 
 
 def test_the_reference_example_is_read_whole() -> None:

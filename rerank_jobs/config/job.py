@@ -1,0 +1,138 @@
+"""The job file: YAML in, one frozen, fully validated ``Job`` out.
+
+Every mistake is one line that names the key, what is wrong and what to write instead; unknown keys
+are refused with the nearest known name. Relative paths are taken from the job file's own folder, so
+the same file works from any working directory (a shell, an Airflow worker).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rerank_jobs.config.endpoint import Endpoint
+from rerank_jobs.config.limits import (
+    Budget,
+    Context,
+    Failures,
+    Ledger,
+    Memory,
+    Reuse,
+    Runtime,
+    Shards,
+)
+from rerank_jobs.config.part import Part
+from rerank_jobs.config.table import Candidates, Input, Output, Partition, State
+from rerank_jobs.errors import JobError
+from rerank_jobs.places import ALL, is_inside
+from rerank_jobs.secret import Secret, read_secret
+
+__all__ = ["Job", "read_api_key"]
+
+
+class Job(Part):
+    """A whole job file. ``base`` is the folder that relative paths start from."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    input: Input
+    output: Output
+    partition: Partition = Partition()
+    candidates: Candidates = Candidates()
+    state: State = State()
+    endpoint: Endpoint = Endpoint()
+    context: Context = Context()
+    budget: Budget = Budget()
+    failures: Failures = Failures()
+    reuse: Reuse = Reuse()
+    ledger: Ledger = Ledger()
+    shards: Shards = Shards()
+    memory: Memory = 10**9
+    max_runtime: Runtime | None = None
+    base: Annotated[Path, Field(exclude=True)] = Path()
+
+    @model_validator(mode="after")
+    def _check_roots(self) -> Self:
+        paths = {"input": self.input.path, "output": self.output.path, "state": self.state.path}
+        for part, path in paths.items():
+            if path == "":
+                raise ValueError(f"{part}.path must not be empty")
+            if part != "input" and "{partition}" in (path or ""):
+                raise ValueError(
+                    f"{part}.path: leave {{partition}} out: its folder comes by itself"
+                )
+        for root in (self.output_root, self.rejected_root):
+            if is_inside(root, self.state_root) or is_inside(self.state_root, root):
+                raise ValueError(
+                    "state.path and output.path must not lie inside each other: whoever reads the"
+                    " output would read the state too"
+                )
+        return self
+
+    def resolve(self, path: str) -> str:
+        """Return ``path`` as a location: absolute if local, a URL such as s3://… as it is."""
+        if "://" in path:
+            return path.rstrip("/")
+        # Path.resolve() would follow links: a location stays the one that its owner wrote.
+        return os.path.abspath(self.base / os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+    @property
+    def output_root(self) -> str:
+        """The location that holds published tables only."""
+        return self.resolve(self.output.path)
+
+    @property
+    def rejected_root(self) -> str:
+        """The location of rows that were refused before any call."""
+        return self.output_root + ".rejected"
+
+    @property
+    def state_root(self) -> str:
+        """The location of everything that is not published data."""
+        return self.resolve(self.state.path) if self.state.path else self.output_root + ".state"
+
+    def partition_folder(self, key: str) -> str:
+        """Return the folder name of a partition, ``""`` for the unpartitioned table."""
+        return "" if key == ALL else self.partition.template.replace("{key}", key)
+
+    def input_location(self, key: str) -> str:
+        """Return where the partition's input stands.
+
+        Raises:
+            JobError: the path holds ``{partition}`` and no key was given.
+
+        """
+        if "{partition}" in self.input.path and key == ALL:
+            raise JobError(
+                f"job {self.name}: input.path holds {{partition}}: name one with --partition KEY"
+            )
+        return self.resolve(self.input.path.replace("{partition}", self.partition_folder(key)))
+
+    def policy(self) -> dict[str, object]:
+        """Return what of the job decides which bytes come out: a part of the plan's identity.
+
+        Budget, pace, gates, memory and sealing are left out: changing them must not make a plan's
+        paid scores those of another plan.
+        """
+        return {
+            "layout": self.input.layout,
+            "columns": self.input.columns.model_dump(mode="json"),
+            "on_bad_rows": self.input.on_bad_rows,
+            "top_k": self.candidates.top_k,
+            "context": self.context.model_dump(mode="json"),
+            "on_failed": self.failures.on_failed,
+            "reuse": self.reuse.model_dump(mode="json"),
+            "replace": self.output.replace,
+        }
+
+
+def read_api_key(endpoint: Endpoint) -> Secret | None:
+    """Return the key for the endpoint, ``None`` where none is needed.
+
+    Raises:
+        KeyStop: see ``read_secret``.
+
+    """
+    return None if endpoint.embedded else read_secret(endpoint.api_key_env, endpoint.url)
