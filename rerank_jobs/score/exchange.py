@@ -114,10 +114,10 @@ class Dialect:
     ``encode(model, query, texts, fields)`` gives a request body; ``fields`` are more top-level
     fields, ready to be sent. ``decode(answer, n, now)`` reads any answer to a request of ``n``
     texts (``now``: seconds since the epoch), never raises. ``path`` is appended to the endpoint's
-    URL; ``{model}`` in it stands for the model. ``by_status`` overrides what a status means elsewhere.
-    ``options``: names that ``endpoint.options`` may hold for it. ``routes``: whether it takes
-    OpenRouter's ``provider``, ``user``, ``session_id`` and ``trace``. ``listwise(model)``: a score
-    depends on the other texts of its request.
+    URL; ``{model}`` in it stands for the model. ``by_status`` is what it means by a status
+    otherwise than most. ``options``: names that ``endpoint.options`` may hold. ``routes``: whether
+    it takes OpenRouter's ``provider``, ``user``, ``session_id`` and ``trace``. ``listwise(model)``:
+    whether a score depends on the other texts of its request.
     """
 
     name: str
