@@ -23,6 +23,9 @@ HEAD_SHARE = 25
 TOKEN_SLICES = 16
 """Tokens are spaced over sixteenths of a window."""
 
+LEARNING = 0.1
+"""Weight of the newest reply in how the endpoint's count of tokens compares with the estimate."""
+
 
 class Pacer:
     """Admits at most ``limit`` sends, and ``token_limit`` tokens, in any window of the server.
@@ -41,6 +44,7 @@ class Pacer:
         self._returned = asyncio.Event()
         self._requests = self._tokens = None
         self._spacing = self._token_spacing = None
+        self._counted_share = 1.0
         now = self._loop.time()
         if limit is not None:
             # The last process may have sent a burst just before it ended.
@@ -90,6 +94,8 @@ class Pacer:
             self._requests.give_back(1, now)
         if self._tokens is not None:
             self._tokens.give_back(tokens, now, counted=counted)
+            if counted is not None and tokens:
+                self._counted_share += LEARNING * (counted / tokens - self._counted_share)
         self._returned.set()
 
     def _due(self, tokens: int) -> float:
@@ -105,7 +111,9 @@ class Pacer:
         if self._spacing is not None:
             await self._spacing.acquire()
         if self._token_spacing is not None:
-            await self._token_spacing.acquire(min(tokens, self._token_spacing.max_rate))
+            # Spaced by what the endpoint will count; held, until it says so, by the estimate.
+            amount = tokens * self._counted_share
+            await self._token_spacing.acquire(min(amount, self._token_spacing.max_rate))
 
     async def _wait_until(self, instant: float) -> None:
         """Wait until the instant; where only a response can bring it, until one has come."""

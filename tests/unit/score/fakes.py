@@ -87,7 +87,7 @@ Script = Callable[["FakeEndpoint", int], httpx.Response | Exception]
 class FakeEndpoint(httpx.AsyncBaseTransport):
     """Answers by ``script`` after a jittered latency and notes when what arrived.
 
-    ``documents`` are those of the request that the script answers.
+    ``documents`` are those of the request that the script answers; ``latency`` is the sum of all.
     """
 
     script: Script
@@ -100,6 +100,7 @@ class FakeEndpoint(httpx.AsyncBaseTransport):
     most_in_flight: int = 0
     authorization: set[str | None] = field(default_factory=set)
     documents: list[str] = field(default_factory=list)
+    latency: float = 0.0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = orjson.loads(request.content)
@@ -109,6 +110,7 @@ class FakeEndpoint(httpx.AsyncBaseTransport):
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             latency = self.rng.uniform(self.low, self.high)
+            self.latency += latency
             await asyncio.sleep(latency / 2)
             self.arrivals.append((self.now, number))
             self.tries[number] += 1
@@ -182,9 +184,10 @@ async def score(
     stop: asyncio.Event | None = None,
     low: float = 0.02,
     high: float = 0.12,
+    seed: int = 7,
 ) -> Run:
     """Score ``requests`` against a scripted endpoint in the running loop."""
-    fake = FakeEndpoint(script, low, high)
+    fake = FakeEndpoint(script, low, high, random.Random(seed))
     client = open_client(endpoint, Secret(KEY), transport=fake)
     outcomes: list[Outcome] = []
     progress: list[Progress] = []
