@@ -80,7 +80,7 @@ class Judge:
             cost_usd=cost,
             cost_estimated=estimated,
             response_id=reply.response_id,
-            model=reply.model,
+            model=reply.model or self.settings.target.model,
             provider=reply.provider,
             attempts=attempt.sends,
             latency_seconds=latency,
@@ -102,6 +102,7 @@ class Judge:
             self.settings.target,
             longest_wait=self.settings.patience_seconds,
             now=self.wall_clock(),
+            by_status=self.dialect.by_status,
         )
         match decision:
             case Stop(error):

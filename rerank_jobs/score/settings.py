@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rerank_jobs.config import Endpoint
+from rerank_jobs.score.dialects.fields import body_fields
 from rerank_jobs.score.policy import Target
 
 __all__ = ["ScoreSettings"]
@@ -38,7 +39,12 @@ class ScoreSettings:
 
     @classmethod
     def from_endpoint(cls, endpoint: Endpoint, allowance_usd: float | None) -> ScoreSettings:
-        """Return the settings for a job's endpoint and a shard's allowance."""
+        """Return the settings for a job's endpoint and a shard's allowance.
+
+        Raises:
+            JobError: see ``body_fields``.
+
+        """
         return cls(
             target=Target(endpoint.url, endpoint.model, endpoint.api_key_env),
             limit=endpoint.pace,
@@ -46,5 +52,6 @@ class ScoreSettings:
             timeout_seconds=endpoint.timeout_seconds,
             patience_seconds=endpoint.patience_seconds,
             price_usd=endpoint.price_usd,
+            fields=body_fields(endpoint),
             allowance_usd=allowance_usd,
         )

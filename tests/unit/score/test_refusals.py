@@ -15,10 +15,14 @@ NOW = 1_790_000_000.0
 
 
 def read(
-    status: int, body: bytes | dict[str, Any], headers: dict[str, str] | None = None
+    status: int,
+    body: bytes | dict[str, Any],
+    headers: dict[str, str] | None = None,
+    *,
+    n: int = 10,
 ) -> Refusal:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return read_refusal(Answer(status, headers or {}, raw), NOW)
+    return read_refusal(Answer(status, headers or {}, raw), NOW, n)
 
 
 def error(**fields: Any) -> dict[str, Any]:
@@ -118,7 +122,9 @@ def test_the_reset_of_a_budget_is_a_wait(instant: str) -> None:
         b"error code: 1015",
         b"null",
         b"[]",
-        b'{"error":"Overloaded","error_type":"Overloaded"}',
+        b'"text"',
+        b"7",
+        b'{"error":"Overloaded"}',
         b'{"error":null}',
         b'{"error":[1]}',
         b'{"id":"x","message":"too many"}',
