@@ -61,13 +61,12 @@ async def _cut(scope: Scope, receive: Receive, *, reset: bool) -> None:
     transport: asyncio.Transport | None = scope.get("state", {}).get(TRANSPORT)
     if transport is None:
         raise ConnectionResetError("a fault reset the connection")
-    if reset:
+    if reset and not transport.is_closing():
         # Lingering for zero seconds makes the kernel send RST and not FIN.
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-    else:
-        transport.close()
+    transport.close()
     # Until the server has noticed, a return would count as an answer that the app forgot.
     while (await receive())["type"] != "http.disconnect":
         pass

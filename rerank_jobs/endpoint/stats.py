@@ -57,6 +57,10 @@ class Stats:
         """Requests that were neither scored nor billed."""
         return self.refusals.total()
 
+    def sends(self) -> tuple[int, int, int]:
+        """Return how many requests were answered, spoiled and refused: together, all of them."""
+        return self.answered, self.spoiled, self.refused
+
     @property
     def cost_usd(self) -> float:
         """Dollars billed, to the nano-dollar."""
@@ -104,11 +108,7 @@ class Stats:
             "cost_usd": self.cost_usd,
             "refused": self.refused,
             "pairs_repeated": self.pairs_repeated,
-            "sends": {
-                "answered": self.answered,
-                "spoiled": self.spoiled,
-                "refused": self.refused,
-            },
+            "sends": dict(zip(("answered", "spoiled", "refused"), self.sends(), strict=True)),
             "refusals": dict(self.refusals),
             "faults": dict(self.faults),
         }
