@@ -53,9 +53,10 @@ def create_app(  # noqa: PLR0913
     ``requests_per_minute`` with ``window_seconds`` is short for
     ``limit=RateLimit.per_minute(...)``, a strict sliding window; ValueError if both are given.
     ``latency_seconds`` delays every scored reply, on top of ``faults.latency``. ``faults`` are
-    what goes wrong; their schedules count from now. Once ``credit_usd`` is billed, 402 is the
-    answer. With ``api_key`` set, another bearer token gets 401. Scoring runs on one worker thread.
-    ``app.state.stats`` holds the counters and the bill.
+    what goes wrong; their schedules count from now (``clock`` is asked at once). After
+    ``credit_usd`` has been billed, 402 is the answer. With ``api_key`` set, another bearer token
+    gets 401. Scoring runs on one worker thread. ``app.state.stats`` holds the counters and the
+    bill.
 
     The same seed, order of requests and clock give the same answers, byte for byte, with faults.
     """

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import orjson
 
-from rerank_jobs.endpoint.error_shapes import ErrorShape
+from rerank_jobs.endpoint.error_shapes import SHAPES, ErrorShape
 from rerank_jobs.endpoint.wire import RerankCall, WireAnswer, build_error
 
 __all__ = ["WHOLE", "Hint", "Incident", "build_answer"]
@@ -175,10 +175,20 @@ def _build_moderation(incident: Incident) -> WireAnswer:
     return build_answer(ErrorShape(403, message, None, metadata=metadata), incident)
 
 
-def _build_inside_success(incident: Incident) -> WireAnswer:
-    shape = ErrorShape(502, "Provider returned error", "provider_unavailable")
-    inner = build_answer(shape, incident)
-    return WireAnswer(200, inner.headers, inner.body)
+def _build_inside_success(shape: ErrorShape) -> Callable[[Incident], WireAnswer]:
+    def build(incident: Incident) -> WireAnswer:
+        inner = build_answer(shape, incident)
+        return WireAnswer(200, inner.headers, inner.body)
+
+    return build
+
+
+def _build_untyped(_incident: Incident) -> WireAnswer:
+    return WireAnswer(200, {}, orjson.dumps({"error": {"message": "Provider returned error"}}))
+
+
+def _build_text_error(_incident: Incident) -> WireAnswer:
+    return WireAnswer(200, {}, orjson.dumps({"error": "error code: 1015"}))
 
 
 def _build_neither(_incident: Incident) -> WireAnswer:
@@ -186,7 +196,10 @@ def _build_neither(_incident: Incident) -> WireAnswer:
 
 
 WHOLE: Mapping[str, Callable[[Incident], WireAnswer]] = {
-    "200_error": _build_inside_success,
+    "200_error": _build_inside_success(SHAPES["502_provider_unavailable"]),
+    "200_error_rate_limit": _build_inside_success(SHAPES["429_rate_limit_exceeded"]),
+    "200_error_text": _build_text_error,
+    "200_error_without_code": _build_untyped,
     "200_neither": _build_neither,
     "400_context_length_at_index": _build_length(400, "context_length_exceeded", 0),
     "400_context_length_at_wrong_index": _build_length(400, "context_length_exceeded", 1),

@@ -126,10 +126,13 @@ class Faults(Part):
     """All that goes wrong, repeatable: the same seed and order of requests, the same faults.
 
     ``rules`` are tried in order and the first that strikes decides, so a later rule's share is of
-    the requests that the earlier ones let through. ``latency`` delays every scored reply.
+    the requests that the earlier ones let through. ``latency`` delays every scored reply;
+    ``transit`` every rerank request before the server looks at it, so that sends spaced evenly
+    arrive in bursts and out of order.
     """
 
     seed: int = 0
+    transit: Latency | None = None
     latency: Latency | None = None
     rules: tuple[Rule, ...] = ()
 

@@ -73,6 +73,7 @@ class Injector:
         self.faults = faults
         self._started = started
         self._latency = random.Random(f"{faults.seed}/latency")  # noqa: S311 - not for secrets
+        self._transit = random.Random(f"{faults.seed}/transit")  # noqa: S311
         self._tallies = [
             _Tally(random.Random(f"{faults.seed}/{number}"))  # noqa: S311
             for number in range(len(faults.rules))
@@ -87,6 +88,11 @@ class Injector:
         """Return the delay of the next scored reply in seconds."""
         latency = self.faults.latency
         return 0.0 if latency is None else latency.draw(self._latency)
+
+    def draw_transit(self) -> float:
+        """Return how long the next request is on its way, in seconds."""
+        transit = self.faults.transit
+        return 0.0 if transit is None else transit.draw(self._transit)
 
     def strike(
         self,

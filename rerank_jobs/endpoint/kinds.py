@@ -51,7 +51,9 @@ class Kind:
         return self.refuse is None and self.breakage not in {Breakage.RESET, Breakage.HANG}
 
 
-_BILLED_ERRORS = frozenset({"200_error", "200_neither", "504_timeout", "524_edge_timeout"})
+_BILLED_ERRORS = frozenset(
+    {"200_error", "200_error_without_code", "200_neither", "504_timeout", "524_edge_timeout"}
+)
 """Errors behind which the search ran to its end: an edge gave up waiting, or a success went bad."""
 
 _BROKEN = (

@@ -62,6 +62,8 @@ class Service:
 
     async def rerank(self, request: Request) -> ASGIApp:
         """Answer ``POST /rerank``: key, rate limit, body and credit are checked in this order."""
+        if self.injector is not None and (transit := self.injector.draw_transit()) > 0:
+            await self.sleep(transit)
         if refusal := self._refuse_key(request):
             self.stats.refuse("authentication")
             return refusal

@@ -18,7 +18,13 @@ from rerank_jobs.endpoint.stats import Stats, digest_pair, digest_pairs
 from tests.unit.endpoint.conftest import BODY, RERANK, Send
 from tests.unit.score.simulation import simulate
 
-BILLED_ERRORS = {"200_error", "200_neither", "504_timeout", "524_edge_timeout"}
+BILLED_ERRORS = {
+    "200_error",
+    "200_error_without_code",
+    "200_neither",
+    "504_timeout",
+    "524_edge_timeout",
+}
 FREE_BREAKS = {"reset_before_billing", "no_answer"}
 
 

@@ -15,6 +15,8 @@ from rerank_jobs.endpoint.app import create_app
 from rerank_jobs.endpoint.faults import Faults, Latency, Rule, load_faults
 from rerank_jobs.endpoint.injector import Injector
 from rerank_jobs.endpoint.instant import InstantScorer
+from rerank_jobs.endpoint.kinds import KINDS
+from rerank_jobs.endpoint.limits import RateLimit
 from rerank_jobs.endpoint.wire import RerankCall
 from rerank_jobs.errors import JobError
 from tests.unit.endpoint.conftest import RERANK
@@ -120,6 +122,7 @@ def test_latencies_have_their_distribution(
 
 FAULTS = Faults(
     seed=7,
+    transit=Latency(low=0, high=0.01),
     latency=Latency(low=0.02, high=0.12),
     rules=(
         Rule(kind="503_provider_overloaded", share=0.2, wait_seconds=2),
@@ -155,6 +158,29 @@ def test_a_simulation_repeats_byte_for_byte() -> None:
     first, again = simulate(exchange_many(300)), simulate(exchange_many(300))
     assert first == again
     assert set(first[1]["faults"]) == {rule.kind for rule in FAULTS.rules}
+
+
+def test_requests_are_on_their_way_before_limits_see_them() -> None:
+    """Transit delays a request before it is counted: one sent first may arrive second."""
+
+    async def arrive() -> list[int]:
+        loop = asyncio.get_running_loop()
+        app = create_app(
+            scorer=InstantScorer(),
+            faults=Faults(transit=Latency(low=0, high=10)),
+            limit=RateLimit(1, window_seconds=100),
+            clock=loop.time,
+        )
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://test"
+        ) as client:
+            body = {"model": "m", "query": "q", "documents": ["d"]}
+            sends = (client.post(RERANK, json=body, timeout=None) for _ in range(8))
+            return [reply.status_code for reply in await asyncio.gather(*sends)]
+
+    statuses = simulate(arrive())
+    assert sorted(statuses) == [200] + [429] * 7
+    assert statuses[0] == 429
 
 
 def test_a_file_of_faults_is_read(tmp_path: Path) -> None:
@@ -220,3 +246,13 @@ def test_faults_are_values() -> None:
     """Faults are frozen, so that nothing changes what a seed means while a server runs."""
     with pytest.raises(ValidationError, match="frozen"):
         setattr(FAULTS, "seed", 8)  # noqa: B010 - mypy knows that it is frozen
+
+
+def test_the_guide_shows_a_working_file_and_every_kind(tmp_path: Path) -> None:
+    """The example of docs/embedded.md loads, and the guide names each kind of fault."""
+    guide = (Path(__file__).parents[3] / "docs" / "embedded.md").read_text(encoding="utf-8")
+    section = guide[guide.index("## Faults") :]
+    example = section[section.index("```yaml") + 7 :]
+    (tmp_path / "faults.yaml").write_text(example[: example.index("```")], encoding="utf-8")
+    assert len(load_faults(tmp_path / "faults.yaml").rules) >= 5
+    assert [name for name in KINDS if f"`{name}`" not in section] == []
