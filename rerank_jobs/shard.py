@@ -32,6 +32,7 @@ from rerank_jobs.score import (
     ScoreResult,
     ScoreSettings,
     open_client,
+    read_access,
     score_requests,
 )
 from rerank_jobs.storage import Store, read_json, seal_json
@@ -169,11 +170,11 @@ def _send(
     observe: Callable[[Progress], None] | None,
     allowance_usd: float | None,
 ) -> ScoreResult:
-    key = read_api_key(job.endpoint)
+    key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
     settings = ScoreSettings.from_endpoint(job.endpoint, allowance_usd)
 
     async def send() -> ScoreResult:
-        client = open_client(job.endpoint, key, transport=transport())
+        client = open_client(job.endpoint, key, access=access, transport=transport())
         ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
         with _stop_on_signal(claim) as stop:
             try:
