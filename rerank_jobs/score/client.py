@@ -231,10 +231,9 @@ def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | Lost:
             body = unpacker.decompress(body, max_bytes)
         except zlib.error:
             return Lost("reply cannot be unpacked", reached=True)
-        if unpacker.unconsumed_tail:
-            return Lost("reply is too long", reached=True)
         if not unpacker.eof:
-            return Lost("connection broke", reached=True)
+            long = len(body) == max_bytes
+            return Lost(f"reply {'is too long' if long else 'cannot be unpacked'}", reached=True)
     return body
 
 
