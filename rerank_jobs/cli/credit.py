@@ -65,13 +65,16 @@ def check_credit(job: Job, planned: Planned) -> None:
 
 
 def format_usd(amount: float) -> str:
-    """Return an amount in dollars and cents, a small one with mills."""
+    """Return an amount in dollars and cents, one below a dollar with as many digits as it has."""
     sign, size = ("-" if amount < 0 else ""), abs(amount)
-    return f"{sign}${size:,.2f}" if size >= 1 else f"{sign}${size:.3f}"
+    text = f"{size:,.2f}" if size >= 1 else f"{size:.6f}".rstrip("0").ljust(5, "0")
+    return f"{sign}${text}"
 
 
 def _find_needed(planned: Planned) -> tuple[float, float]:
     """Return what the plan is still going to cost, and the most that it may: dollars."""
     promise, paid = planned.promise, planned.paid
     spent = 0.0 if paid is None else paid.cost_usd
-    return max(0.0, promise.cost_usd - spent), max(0.0, promise.allowance_usd - spent)
+    # Rounded to what amounts are kept to: a difference of floats must not refuse an equal one.
+    cost, most = (round(usd - spent, 6) for usd in (promise.cost_usd, promise.allowance_usd))
+    return max(0.0, cost), max(0.0, most)

@@ -70,8 +70,8 @@ context:
 
 budget:
   max_usd: 5.0                     # a plan that may cost more sends nothing
-  # max_usd_per_day: 20            # of all plans in the state root, by UTC day
-  # max_usd_per_month: 200
+  # max_usd_per_day: 20.0          # the same for all that this state root spends in a UTC day,
+  # max_usd_per_month: 400.0       # and in a UTC month
 
 failures:
   on_failed: demote                # documents the endpoint refuses: demote | keep_first_stage | fail
