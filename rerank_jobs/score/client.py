@@ -218,6 +218,8 @@ class RerankClient:
 
 def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | Lost:
     """Undo gzip and deflate up to ``max_bytes``; another encoding, not asked for, stays."""
+    if not body:
+        return body
     for name in reversed(encoding.lower().replace(" ", "").split(",")):
         if name in {"gzip", "x-gzip"}:
             window = zlib.MAX_WBITS | 16

@@ -164,6 +164,14 @@ def test_an_encoding_that_was_not_asked_for_is_undone(encoding: str, packed: byt
     assert answer.body == b"{}"
 
 
+def test_an_empty_answer_needs_no_unpacking() -> None:
+    """An error without a body keeps its status, whatever encoding it names."""
+    handler = respond(b"", "503 Down", "Content-Encoding: gzip\r\n")
+    ((answer,), _) = asyncio.run(send_to(handler))
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body) == (503, b"")
+
+
 @pytest.mark.parametrize(
     ("packed", "lost"),
     [
