@@ -36,7 +36,7 @@ from rerank_jobs.publish.publisher import (
     publish_plan,
     tidy,
 )
-from rerank_jobs.score import Progress, body_fields
+from rerank_jobs.score import Progress, body_fields, read_access
 from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
@@ -105,7 +105,7 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
         JobError: the endpoint's dialect does not take a field that the job sets.
         InputError: the table cannot be used.
         BudgetStop: the plan may cost more than the budget; nothing is frozen.
-        KeyStop: the endpoint needs a key and there is none.
+        KeyStop: the endpoint needs a key or a secret header and there is none.
 
     """
     return _plan(job, partition, limit_queries, frozen=True)
@@ -137,6 +137,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         return Planned(partition, identity, plan.promise, plan, None, add_up_spent(state, plan))
     if frozen:
         read_api_key(job.endpoint)
+        read_access(job.endpoint, job.resolve)
     salt = prepare_state(state)
     compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)

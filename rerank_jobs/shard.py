@@ -35,6 +35,7 @@ from rerank_jobs.score import (
     ScoreResult,
     ScoreSettings,
     open_client,
+    read_access,
     score_requests,
 )
 from rerank_jobs.storage import Store, read_json, seal_json
@@ -184,10 +185,10 @@ def _send(
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None,
 ) -> ScoreResult:
-    key = read_api_key(job.endpoint)
+    key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
 
     async def send() -> ScoreResult:
-        client = open_client(job.endpoint, key, transport=transport())
+        client = open_client(job.endpoint, key, access=access, transport=transport())
         ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
         with _stop_on_signal(claim) as stop:
             try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from typing import Any
 
 import orjson
 from rich.console import Console
 
+from rerank_jobs.cli.credit import ask_credit, check_credit, describe_credit
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
 from rerank_jobs.cli.figures import describe_sending
 from rerank_jobs.config import Job
@@ -30,6 +32,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 
     def announce(planned: Planned) -> None:
         print_promise(talk, job, planned)
+        check_credit(job, planned)
         display.start(planned.promise)
 
     with contextlib.closing(display):
@@ -53,10 +56,15 @@ def plan_job(arguments: argparse.Namespace) -> int:
     """Price a job's partition; the exit code says whether the budget would allow it."""
     job = load_job(arguments.job)
     planned = preview_partition(job, arguments.partition, limit_queries=arguments.limit_queries)
+    reply = ask_credit(job, planned)
+    account = reply.account if reply is not None else None
     if arguments.json:
-        _print_json(describe_plan(job, planned))
+        told = None if account is None else dataclasses.asdict(account)
+        _print_json({**describe_plan(job, planned), "account": told})
     else:
         print_promise(Console(highlight=False), job, planned)
+        if reply is not None:
+            print(f"Credit    {describe_credit(reply, planned)}")
     if planned.current is None:
         check_budget(job, planned.promise)
     return 0
