@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
+from rerank_jobs.budgets import explain_stop, find_tightest, is_free, read_caps
 from rerank_jobs.config import Job, read_api_key
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import Claim, acquire
@@ -63,7 +65,7 @@ def score_shard(
     """Score what the ledger does not have, merge, and leave a valid ``done.json``.
 
     ``transport`` opens the way to the endpoint, ``None`` for the network. ``extra_usd`` may be
-    spent beyond the shard's allowance.
+    spent beyond the shard's allowance, but never beyond a budget of the day or the month.
 
     Raises:
         Busy, Fenced: another owner has the shard.
@@ -75,7 +77,8 @@ def score_shard(
     done = read_done(store, folder)
     if done is not None and not (retry_failed and done.statuses.get("failed")):
         return ShardResult(done, ScoreTotals())
-    claim = acquire(store, folder, owner)
+    reserved = 0.0 if is_free(job.endpoint) else shard.allowance_usd + extra_usd
+    claim = acquire(store, folder, owner, reserved_usd=reserved if shard.requests else 0.0)
     with claim:
         if done is not None:
             store.delete(f"{folder}/done.json")
@@ -85,12 +88,14 @@ def score_shard(
             requests = read_requests(store, shard, loaded, retry_failed=retry_failed)
             left = _find_left(job, shard, store, folder, loaded)
             most = None if left is None else left + extra_usd
+            cap = find_tightest(read_caps(job, store, time.time(), ours=folder), most)
+            most = cap.left_usd if cap is not None else most
             result = _send(job, plan, requests, store, claim, transport, observe, most)
             totals = result.totals
             _record(store, folder, claim.epoch, result, loaded)
             if result.stop is not None:
                 claim.check()
-                raise result.stop
+                raise explain_stop(result.stop, cap)
             if left is not None:
                 extra = max(0.0, totals.cost_usd + totals.unknown_usd - max(left, 0.0))
         claim.check()
@@ -218,6 +223,7 @@ def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: 
     """Leave what this process did beside the segments: for people, not for resuming."""
     document = {
         "epoch": epoch,
+        "ended_at": time.time(),
         "totals": asdict(result.totals),
         "stop": type(result.stop).__name__ if result.stop else None,
         "segments_before": len(loaded.segments),
