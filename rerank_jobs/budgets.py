@@ -164,9 +164,10 @@ def explain_stop(stop: RerankJobsError, cap: Cap | None) -> RerankJobsError:
     if cap is None or not isinstance(stop, BudgetStop):
         return stop
     return BudgetStop(
-        f"{cap.key}: the {_show_usd(cap.left_usd)} that was left does not cover the next request"
-        f" (before this shard {cap.describe()}{_tell_reserved((cap,))}): every paid score is kept;"
-        f" it starts anew at {_show_instant(cap.resets_at)}: run again then, or raise it"
+        f"{cap.key}: the {_show_usd(cap.left_usd)} that was left is used up, or too little for the"
+        f" next request (before this shard {cap.describe()}{_tell_reserved((cap,))}): every paid"
+        f" score is kept; it starts anew at {_show_instant(cap.resets_at)}: run again then, or"
+        " raise it"
     )
 
 
