@@ -52,7 +52,10 @@ context:
   long_documents: window           # window: score = best window | truncate | fail
   # overlap_tokens: 128
 
-budget: {{max_usd: 5.0}}             # a plan that may cost more sends nothing
+budget:
+  max_usd: 5.0                     # a plan that may cost more sends nothing
+  # max_usd_per_day: 20.0          # the same for all that this state root spends in a UTC day,
+  # max_usd_per_month: 400.0       # and in a UTC month
 
 failures:
   on_failed: demote                # documents the endpoint refuses: demote | keep_first_stage | fail
