@@ -151,9 +151,14 @@ def check_outlook(job: Job, outlook: Outlook) -> None:
 
 
 def find_tightest(caps: tuple[Cap, ...], allowance_usd: float | None) -> Cap | None:
-    """Return the budget that leaves the least, if that is less than the allowance."""
-    tight = [cap for cap in caps if allowance_usd is None or cap.left_usd < allowance_usd]
-    return min(tight, key=lambda cap: cap.left_usd, default=None)
+    """Return the budget that leaves the least, if that is less than the allowance.
+
+    ``allowance_usd`` is ``None`` where nothing is bounded, because nothing costs anything.
+    """
+    tightest = min(caps, key=lambda cap: cap.left_usd, default=None)
+    if tightest is None or allowance_usd is None:
+        return None
+    return tightest if tightest.left_usd < allowance_usd - _ROUNDING_USD else None
 
 
 def explain_stop(stop: RerankJobsError, cap: Cap | None) -> RerankJobsError:
