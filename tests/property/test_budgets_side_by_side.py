@@ -122,7 +122,7 @@ def folder(shard: int) -> str:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_order_of_events_passes_a_budget(tmp_path: Path, seed: int) -> None:
-    """Five shards, worth more than day and month allow, pass neither, over midnight and month's end.
+    """Five shards worth more than day and month allow pass neither, also over a month's end.
 
     Whatever the order of claims, counts, payments, deaths and ends; some money is used in each.
     """
