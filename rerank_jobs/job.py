@@ -16,7 +16,7 @@ from typing import Any
 from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer, open_transport
-from rerank_jobs.errors import JobError, StateError
+from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
 from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.library import compact, lookup_sql, read_library
 from rerank_jobs.ledger.loading import Spent
@@ -38,7 +38,7 @@ from rerank_jobs.publish.publisher import (
     tidy,
 )
 from rerank_jobs.score import Progress
-from rerank_jobs.shard import ShardResult, score_shard
+from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
 from rerank_jobs.upkeep import (
@@ -186,21 +186,31 @@ def score_partition_shard(
     *,
     owner: dict[str, Any] | None = None,
     observe: Callable[[Progress], None] | None = None,
-    retry_failed: bool = False,
-    extra_usd: float = 0.0,
+    bounds: Bounds | None = None,
 ) -> ShardResult:
-    """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``."""
-    return score_shard(
-        job,
-        plan,
-        number,
-        store=open_store(job.state_root),
-        owner=owner or make_process_owner(),
-        transport=functools.partial(open_transport, job),
-        observe=observe,
-        retry_failed=retry_failed,
-        extra_usd=extra_usd,
-    )
+    """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``.
+
+    Without ``bounds`` the job's ``max_runtime`` alone bounds it. A stop says what is kept.
+    """
+    state = open_store(job.state_root)
+    try:
+        return score_shard(
+            job,
+            plan,
+            number,
+            store=state,
+            owner=owner or make_process_owner(),
+            transport=functools.partial(open_transport, job),
+            observe=observe,
+            bounds=bounds or Bounds(max_seconds=job.max_runtime),
+        )
+    except (Stopped, Interrupted) as error:
+        spent, promise = add_up_spent(state, plan), plan.promise
+        error.note_kept(
+            f"kept: {spent.requests:,} of {promise.requests:,} requests,"
+            f" ${spent.cost_usd:,.3f} of ${promise.cost_usd:,.3f}"
+        )
+        raise
 
 
 def publish_partition(
@@ -289,8 +299,7 @@ def run_partition(
                     planned.plan,
                     number,
                     observe=watch,
-                    retry_failed=retry_failed,
-                    extra_usd=extra_usd,
+                    bounds=Bounds(retry_failed, extra_usd, _time_left(job, started)),
                 )
             except StateError:
                 # Another run of this plan may have published it, and cleared it away.
@@ -310,6 +319,12 @@ def run_partition(
     done = _read_all_done(state, plan)
     drop_work_files(state, partition, plan.plan_id)
     return _result(planned, totals, spent, None, tuple(done), started)
+
+
+def _time_left(job: Job, started: float) -> float | None:
+    if job.max_runtime is None:
+        return None
+    return max(0.0, started + job.max_runtime - time.monotonic())
 
 
 def _refuse_late_retry(job: Job, current: Generation) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rerank_jobs.budgets import Outlook
+from rerank_jobs.cli.figures import list_sending
 from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, RunResult, open_roots
 from rerank_jobs.plan.promise import Promise
@@ -151,7 +152,9 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
     )
     if totals.requests == 0:
         sent = "nothing"
-    console.print(f"Sent: {sent}, in {result.seconds:.1f} s" + _drift(result))
+    console.print(f"Sent: {sent}, in {result.seconds:.1f} s")
+    for line in list_sending(totals):
+        console.print(line)
     counts = ", ".join(f"{count:,} {name}" for name, count in result.statuses.items() if count)
     console.print(f"Documents: {counts or 'none'}")
     if result.generation is None:
@@ -169,11 +172,3 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
     )
     if result.generation.rejected:
         console.print(f"Put aside: {job.rejected_root}{folder}", soft_wrap=True)
-
-
-def _drift(result: RunResult) -> str:
-    """How the replies' units differ from what was planned for the same requests."""
-    planned, reported = result.totals.planned_units, result.totals.search_units
-    if planned in {0, reported}:
-        return ""
-    return f" ({reported - planned:+,} units against the plan)"

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rerank_jobs.budgets import check_outlook
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
+from rerank_jobs.cli.figures import describe_sending
 from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, RunResult, open_roots, preview_partition, run_partition
 from rerank_jobs.job_file import load_job
@@ -111,17 +112,7 @@ def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
         "manifest": _manifest(job, generation),
         "generation": generation.number if generation else None,
         "statuses": result.statuses,
-        "this_run": {
-            "requests": totals.requests,
-            "replies": totals.replies,
-            "search_units": totals.search_units,
-            "cost_usd": round(totals.cost_usd, 6),
-            "unknown_usd": round(totals.unknown_usd, 6),
-            "passages_scored": totals.passages_scored,
-            "passages_failed": totals.passages_failed,
-            "throttled": totals.throttled,
-            "retries": totals.retries,
-        },
+        "this_run": describe_sending(totals),
         "plan": {
             **promise.to_json(),
             **_describe_paid(spent),

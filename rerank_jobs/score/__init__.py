@@ -6,6 +6,7 @@ from rerank_jobs.score.client import RerankClient, open_client
 from rerank_jobs.score.dialects import DIALECTS
 from rerank_jobs.score.exchange import Dialect
 from rerank_jobs.score.executor import ScoreResult, score_requests
+from rerank_jobs.score.latency import read_percentile
 from rerank_jobs.score.meter import Progress
 from rerank_jobs.score.settings import ScoreSettings
 
@@ -17,5 +18,6 @@ __all__ = [
     "ScoreResult",
     "ScoreSettings",
     "open_client",
+    "read_percentile",
     "score_requests",
 ]

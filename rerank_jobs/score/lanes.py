@@ -2,7 +2,8 @@
 
 A request whose send failed waits in the deferred lane. While fresh requests remain it comes back
 at no more than a tenth of the success rate, so that retries never crowd out work that may
-succeed; when none remain, or the lane is full, the lane is the work.
+succeed; when none remain, or the lane is full, the lane is the work. Parts of a request that was
+refused for its content go before everything else: they are not failing.
 """
 
 from __future__ import annotations
@@ -11,27 +12,18 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count, islice
 
 from rerank_jobs.model import Request
+from rerank_jobs.score.narrowing import Attempt
 
-__all__ = ["Attempt", "Lanes"]
+__all__ = ["Lanes"]
 
 READ_AHEAD = 16
 """Requests pulled at once; at most twice as many are held unsent."""
 
 SUCCESSES_PER_RETRY = 10
 MOST_SAVED_RETRIES = 10
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """A request on its way: how often it was sent, and when last (loop time)."""
-
-    request: Request
-    sends: int = 0
-    sent_at: float = 0.0
 
 
 class Lanes:
@@ -49,6 +41,7 @@ class Lanes:
         self._max_deferred = max_deferred
         self._changed = changed
         self._fresh: deque[Request] = deque()
+        self._parts: deque[Attempt] = deque()
         self._exhausted = False
         self._pull: asyncio.Task[None] | None = None
         self._error: Exception | None = None
@@ -70,7 +63,7 @@ class Lanes:
     @property
     def empty(self) -> bool:
         """Whether nothing is left to hand out."""
-        return not self._deferred and not self.fresh_remain
+        return not self._deferred and not self._parts and not self.fresh_remain
 
     def take(self, now: float, *, probing: bool = False) -> Attempt | None:
         """Return what to send now, ``None`` if nothing is ready; raises what the source raised.
@@ -81,6 +74,8 @@ class Lanes:
             raise self._error
         if self._deferred and (probing or self._deferred_is_ready(now)):
             return heapq.heappop(self._deferred)[2]
+        if self._parts:
+            return self._parts.popleft()
         if self._fresh and not self._full:
             request = self._fresh.popleft()
             self._read_ahead()
@@ -96,6 +91,10 @@ class Lanes:
     def defer(self, attempt: Attempt, due: float) -> None:
         """Keep ``attempt`` until ``due`` (loop time) at least."""
         heapq.heappush(self._deferred, (due, next(self._order), attempt))
+
+    def put_first(self, attempts: Iterable[Attempt]) -> None:
+        """Hand these out next, in order: parts of a request that was refused."""
+        self._parts.extend(attempts)
 
     def note_success(self) -> None:
         """Note that a request succeeded: a tenth of a retry is earned."""

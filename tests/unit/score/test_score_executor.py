@@ -18,7 +18,7 @@ from rerank_jobs.errors import (
     KeyStop,
     QuotaStop,
 )
-from rerank_jobs.model import Failed, Outcome, Request, Scored
+from rerank_jobs.model import Outcome, Request, Scored
 from rerank_jobs.score import ScoreSettings
 from tests.unit.score.fakes import (
     KEY,
@@ -264,31 +264,6 @@ def test_a_reply_without_usage_is_taken_at_the_planned_units() -> None:
     done = run(silent, [make_request(0, passages=1, units=2)])
     assert done.result.totals.cost_usd == pytest.approx(0.002)
     assert done.result.totals.search_units == 2
-
-
-def test_refused_content_fails_its_passages_and_no_others() -> None:
-    """A 413 is not repeated: the request has a Failed outcome and the rest is scored."""
-
-    def too_large(_endpoint: FakeEndpoint, number: int) -> httpx.Response:
-        return refuse(413) if number == 7 else ok()
-
-    done = run(too_large, make_requests(40))
-    failed = [outcome for outcome in done.outcomes if isinstance(outcome, Failed)]
-    assert [(f.request.number, f.code, f.attempts) for f in failed] == [(7, "http_413", 1)]
-    assert done.numbers == list(range(40))
-    assert done.result.totals.passages_failed == 3
-    assert done.result.stop is None
-
-
-def test_an_endpoint_that_refuses_every_content_is_stopped_early() -> None:
-    """When 20 requests are refused and none is scored the job itself is at fault."""
-
-    def refuse_all(_endpoint: FakeEndpoint, _number: int) -> httpx.Response:
-        return refuse(400)
-
-    done = run(refuse_all, make_requests(1000))
-    assert isinstance(done.result.stop, EndpointStop)
-    assert done.endpoint.tries.total() <= 20 + 2 * REMOTE.max_concurrency
 
 
 def interrupted(
