@@ -170,9 +170,8 @@ def explain_stop(stop: RerankJobsError, cap: Cap | None) -> RerankJobsError:
         return stop
     return BudgetStop(
         f"{cap.key}: the {_show_usd(cap.left_usd)} that was left is used up, or too little for the"
-        f" next request (before this shard {cap.describe()}{_tell_reserved((cap,))}): every paid"
-        f" score is kept; it starts anew at {_show_instant(cap.resets_at)}: run again then, or"
-        " raise it"
+        f" next request (before this shard {cap.describe()}{_tell_reserved((cap,))}): it starts"
+        f" anew at {_show_instant(cap.resets_at)}: run again then, or raise it"
     )
 
 

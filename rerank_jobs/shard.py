@@ -57,8 +57,9 @@ class ShardResult:
 class Bounds:
     """How far one run of a shard may go.
 
-    ``extra_usd`` may be spent beyond the shard's allowance, not beyond a day's or month's; after ``max_seconds`` nothing more is
-    sent; with ``retry_failed`` what the endpoint refused earlier is sent once more.
+    ``extra_usd`` may be spent beyond the shard's allowance, but not beyond a budget of the day or
+    month; after ``max_seconds`` nothing more is sent; with ``retry_failed`` what the endpoint
+    refused earlier is sent once more.
     """
 
     retry_failed: bool = False

@@ -182,8 +182,8 @@ def test_a_stop_names_the_budget_only_where_it_was_the_reason() -> None:
     assert isinstance(told, BudgetStop)
     assert str(told) == (
         "budget.max_usd_per_day: the $1.00 that was left is used up, or too little for the next"
-        " request (before this shard $4.00 of $5.00 spent today): every paid score is kept; it"
-        " starts anew at 2027-03-15 00:00 UTC: run again then, or raise it"
+        " request (before this shard $4.00 of $5.00 spent today): it starts anew at"
+        " 2027-03-15 00:00 UTC: run again then, or raise it"
     )
 
 
