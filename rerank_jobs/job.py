@@ -37,7 +37,7 @@ from rerank_jobs.publish.publisher import (
     publish_plan,
     tidy,
 )
-from rerank_jobs.score import Progress
+from rerank_jobs.score import Progress, body_fields
 from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
@@ -105,6 +105,7 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
     """Plan a partition and freeze the plan, or return what is frozen or published already.
 
     Raises:
+        JobError: the endpoint's dialect does not take a field that the job sets.
         InputError: the table cannot be used.
         BudgetStop: the plan may cost more than a budget has left; nothing is frozen.
         KeyStop: the endpoint needs a key and there is none.
@@ -122,6 +123,7 @@ def preview_partition(
 
 def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) -> Planned:
     check_partition_key(partition)
+    body_fields(job.endpoint)  # a field that the dialect does not take is told before any work
     table = open_input(job, partition)
     roots = open_roots(job)
     state = roots.state

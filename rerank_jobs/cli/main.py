@@ -159,6 +159,20 @@ def _add_other_commands(commands: Commands) -> None:
     serve.add_argument(
         "--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond"
     )
+    serve.add_argument("--tokens-per-minute", type=_positive, metavar="N", help="the same, tokens")
+    serve.add_argument(
+        "--window-seconds",
+        type=_positive,
+        default=60,
+        metavar="S",
+        help="length of the window that the rates are counted in (default: 60)",
+    )
+    serve.add_argument(
+        "--window-kind",
+        choices=("sliding", "counting", "fixed"),
+        default="sliding",
+        help="sliding: strict; counting: refused requests take room too; fixed: by the clock",
+    )
     serve.add_argument(
         "--latency-ms", type=_amount, default=0.0, metavar="MS", help="delay of each reply"
     )
@@ -168,6 +182,12 @@ def _add_other_commands(commands: Commands) -> None:
         default=0.001,
         metavar="USD",
         help="what a search unit is said to cost (default: 0.001, as the API)",
+    )
+    serve.add_argument(
+        "--credit-usd", type=_amount, metavar="USD", help="answer 402 once so much is billed"
+    )
+    serve.add_argument(
+        "--faults", type=Path, metavar="FILE", help="what is to go wrong (docs/embedded.md)"
     )
     init = _add(commands, "init", "init:init", "write a commented job file")
     init.add_argument("path", type=Path, nargs="?", default=Path("rerank.yaml"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rerank_jobs.score.client import RerankClient, open_client
 from rerank_jobs.score.dialects import DIALECTS
+from rerank_jobs.score.dialects.fields import body_fields
 from rerank_jobs.score.exchange import Dialect
 from rerank_jobs.score.executor import ScoreResult, score_requests
 from rerank_jobs.score.latency import read_percentile
@@ -17,6 +18,7 @@ __all__ = [
     "RerankClient",
     "ScoreResult",
     "ScoreSettings",
+    "body_fields",
     "open_client",
     "read_percentile",
     "score_requests",

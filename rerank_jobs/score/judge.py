@@ -101,7 +101,7 @@ class Judge:
             cost_usd=cost,
             cost_estimated=estimated,
             response_id=reply.response_id,
-            model=reply.model,
+            model=reply.model or self.settings.target.model,
             provider=reply.provider,
             attempts=attempt.sends,
             latency_seconds=latency,

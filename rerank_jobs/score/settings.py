@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rerank_jobs.config import Endpoint
+from rerank_jobs.score.dialects.fields import body_fields
 from rerank_jobs.score.policy import Target
 
 __all__ = ["ScoreSettings"]
@@ -42,7 +43,12 @@ class ScoreSettings:
     def from_endpoint(
         cls, endpoint: Endpoint, allowance_usd: float | None, max_seconds: float | None = None
     ) -> ScoreSettings:
-        """Return the settings for a job's endpoint and a shard's allowance."""
+        """Return the settings for a job's endpoint and a shard's allowance.
+
+        Raises:
+            JobError: see ``body_fields``.
+
+        """
         return cls(
             target=Target(endpoint.url, endpoint.model, endpoint.api_key_env),
             limit=endpoint.pace,
@@ -52,6 +58,7 @@ class ScoreSettings:
             patience_seconds=endpoint.patience_seconds,
             price_usd=endpoint.price_usd,
             token_price_usd=endpoint.token_price_usd,
+            fields=body_fields(endpoint),
             allowance_usd=allowance_usd,
             max_seconds=max_seconds,
         )

@@ -41,7 +41,8 @@ def poisonous(*poison: str, status: int = 400, name: str = "", longest: int = 10
             usage = {"search_units": units, "cost": units * 0.001}
             return httpx.Response(200, content=reply_body(len(texts), usage=usage))
         index = {"right": bad[0], "wrong": 0}.get(name)
-        message = "input is too long" if index is None else f"document at index {index} is too long"
+        trouble = "cannot be processed" if status == 422 else "is too long"
+        message = f"{'input' if index is None else f'document at index {index}'} {trouble}"
         error = {"code": status, "message": message, "metadata": {"error_type": WORDS[status]}}
         return httpx.Response(status, json={"error": error})
 

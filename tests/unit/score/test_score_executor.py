@@ -20,6 +20,7 @@ from rerank_jobs.errors import (
 )
 from rerank_jobs.model import Outcome, Request, Scored
 from rerank_jobs.score import ScoreSettings
+from rerank_jobs.score.lanes import READ_AHEAD
 from tests.unit.score.fakes import (
     KEY,
     REMOTE,
@@ -100,7 +101,7 @@ def test_requests_are_pulled_as_needed_only() -> None:
         return ok() if endpoint.tries.total() <= 30 else refuse(401)
 
     run(refuse_later, endless())
-    assert pulled <= 30 + REMOTE.max_concurrency + 3 * 16
+    assert pulled <= 30 + REMOTE.max_concurrency + 3 * READ_AHEAD
 
 
 def test_a_slow_ledger_slows_the_sending() -> None:
@@ -342,12 +343,12 @@ def test_a_failing_plan_ends_the_run_with_its_error() -> None:
     outcomes: list[Outcome] = []
 
     def broken() -> Iterator[Request]:
-        yield from make_requests(64)
+        yield from make_requests(200)
         raise ValueError("work file is torn")
 
     with pytest.raises(ValueError, match="work file is torn"):
         run(answer_ok, broken(), accept=outcomes.append)
-    assert 0 < len(outcomes) <= 64
+    assert 0 < len(outcomes) <= 200
 
 
 def test_an_outage_costs_probes_only_and_everything_is_scored_after_it() -> None:
