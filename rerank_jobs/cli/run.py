@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
+from rerank_jobs.budgets import check_outlook
 from rerank_jobs.cli.credit import ask_credit, check_credit, describe_credit
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
 from rerank_jobs.cli.figures import describe_sending
@@ -67,6 +68,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
             print(f"Credit    {describe_credit(reply, planned)}")
     if planned.current is None:
         check_budget(job, planned.promise)
+        check_outlook(job, planned.outlook)
     return 0
 
 
@@ -89,7 +91,11 @@ def describe_plan(job: Job, planned: Planned) -> dict[str, Any]:
         "output": str(_output(job, planned.partition)),
         "manifest": _manifest(job, planned.current),
         "published": planned.current is not None,
-        "plan": {**promise.to_json(), **_describe_paid(planned.paid or Spent())},
+        "plan": {
+            **promise.to_json(),
+            **_describe_paid(planned.paid or Spent()),
+            **planned.outlook.to_json(),
+        },
     }
 
 
