@@ -64,7 +64,7 @@ def create_app(  # noqa: PLR0913
         if limit is not None:
             raise ValueError("a limit or requests_per_minute, not both")
         limit = RateLimit.per_minute(requests_per_minute, window_seconds=window_seconds)
-    endpoint = Service(
+    service = Service(
         scorer=EmbeddedScorer.load() if scorer is None else scorer,
         price_usd=price_per_search_usd,
         window=None if limit is None else RateWindow(limit),
@@ -79,23 +79,27 @@ def create_app(  # noqa: PLR0913
         ids=random.SystemRandom() if faults is None else random.Random(faults.seed),  # noqa: S311
     )
 
+    return _assemble(service)
+
+
+def _assemble(service: Service) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        endpoint.worker.shutdown()
+        service.worker.shutdown()
 
     app = Starlette(
         routes=[
-            Route(f"{API_PREFIX}/rerank", endpoint.rerank, methods=["POST"]),
-            Route(f"{API_PREFIX}/key", endpoint.show_key, methods=["GET"]),
+            Route(f"{API_PREFIX}/rerank", service.rerank, methods=["POST"]),
+            Route(f"{API_PREFIX}/key", service.show_key, methods=["GET"]),
             Route("/healthz", _show_health, methods=["GET"]),
-            Route("/stats", endpoint.show_stats, methods=["GET"]),
-            Route("/bill", endpoint.show_bill, methods=["GET"]),
+            Route("/stats", service.show_stats, methods=["GET"]),
+            Route("/bill", service.show_bill, methods=["GET"]),
         ],
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_server_error},
         lifespan=lifespan,
     )
-    app.state.stats = endpoint.stats
+    app.state.stats = service.stats
     return app
 
 

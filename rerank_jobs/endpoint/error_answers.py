@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Literal
@@ -18,7 +18,10 @@ import orjson
 from rerank_jobs.endpoint.error_shapes import SHAPES, ErrorShape
 from rerank_jobs.endpoint.wire import RerankCall, WireAnswer, build_error
 
-__all__ = ["WHOLE", "Hint", "Incident", "build_answer"]
+__all__ = ["ASSUMED_TOKENS", "WHOLE", "Hint", "Incident", "build_answer"]
+
+ASSUMED_TOKENS = 5000
+"""What a document is said to have where nobody counted: more than the context of 4,096."""
 
 Hint = Literal[
     "header",
@@ -47,9 +50,9 @@ class Incident:
     rng: random.Random = field(repr=False)
     call: RerankCall | None = None
     index: int = 0
-    tokens: int = 5000
+    tokens: int = ASSUMED_TOKENS
     wait_seconds: float | None = None
-    hints: tuple[Hint, ...] = ("header",)
+    hints: Sequence[Hint] = ("header",)
 
 
 def build_answer(shape: ErrorShape, incident: Incident) -> WireAnswer:

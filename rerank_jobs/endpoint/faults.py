@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from rerank_jobs.config.part import Count, Part
 from rerank_jobs.endpoint.error_answers import Hint
@@ -47,7 +48,7 @@ class Rule(Part):
     document_tokens_over: Annotated[int, Field(ge=0)] | None = None
     route: Literal["rerank", "key", "both"] = "rerank"
     wait_seconds: Seconds | None = None
-    hints: tuple[Hint, ...] = ("header",)
+    hints: Annotated[Sequence[Hint], AfterValidator(tuple)] = ("header",)
     seconds: Seconds | None = None
     billed: bool | None = None
 
@@ -134,7 +135,7 @@ class Faults(Part):
     seed: int = 0
     transit: Latency | None = None
     latency: Latency | None = None
-    rules: tuple[Rule, ...] = ()
+    rules: Annotated[Sequence[Rule], AfterValidator(tuple)] = ()
 
 
 def load_faults(path: Path) -> Faults:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rerank_jobs.endpoint.error_answers import Incident
+from rerank_jobs.endpoint.error_answers import ASSUMED_TOKENS, Incident
 from rerank_jobs.endpoint.faults import Faults, Rule
 from rerank_jobs.endpoint.kinds import Kind
 from rerank_jobs.endpoint.wire import RerankCall
@@ -116,7 +116,7 @@ class Injector:
                 kind=rule.what,
                 rule=rule,
                 index=index,
-                tokens=tokens[index + 1] if tokens else 5000,
+                tokens=tokens[index + 1] if tokens else ASSUMED_TOKENS,
                 rng=random.Random(f"{self.faults.seed}/{number}/{tally.struck}"),  # noqa: S311
             )
         return None

@@ -6,7 +6,7 @@ import copy
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_jobs.endpoint.limits import RateLimit, RateWindow, WindowKind
@@ -46,6 +46,7 @@ LIMITS = st.builds(
 ) | st.builds(RateLimit, st.none(), st.integers(1, 40), st.just(WINDOW), st.sampled_from(KINDS))
 
 
+@settings(deadline=None)
 @given(limit=LIMITS, arrivals=st.lists(st.tuples(GAPS, st.integers(0, 15)), max_size=60))
 def test_windows_agree_with_a_naive_recount(
     limit: RateLimit, arrivals: list[tuple[float, int]]
@@ -60,6 +61,7 @@ def test_windows_agree_with_a_naive_recount(
         past.append(Arrival(now, tokens, admitted))
 
 
+@settings(deadline=None)
 @given(limit=LIMITS, arrivals=st.lists(st.tuples(GAPS, st.integers(0, 15)), max_size=60))
 def test_the_wait_is_exact(limit: RateLimit, arrivals: list[tuple[float, int]]) -> None:
     """A refused request that fits at all is admitted after the wait it was told, not before."""

@@ -190,7 +190,7 @@ def test_a_file_of_faults_is_read(tmp_path: Path) -> None:
     (tmp_path / "faults.yaml").write_text(
         "seed: 7\nlatency: {median: 0.1, sigma: 0.5}\nrules:\n- kind: late\n", encoding="utf-8"
     )
-    expected = Faults(seed=7, latency=Latency(median=0.1, sigma=0.5), rules=(Rule(kind="late"),))
+    expected = Faults(seed=7, latency=Latency(median=0.1, sigma=0.5), rules=[Rule(kind="late")])
     assert load_faults(tmp_path / "faults.json") == expected
     assert load_faults(tmp_path / "faults.yaml") == expected
 
