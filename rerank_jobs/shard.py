@@ -24,6 +24,7 @@ from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import Claim, acquire
 from rerank_jobs.ledger.loading import Loaded, load_segments
 from rerank_jobs.ledger.segments import SegmentWriter
+from rerank_jobs.ledger.spending import read_unsealed
 from rerank_jobs.model import Passage, Request, ScoreTotals
 from rerank_jobs.parts import finish_shard, iterate_work, read_done
 from rerank_jobs.plan.frozen import Plan, ShardPlan, run_folder
@@ -114,7 +115,8 @@ def score_shard(
                 claim.check()
                 raise explain_stop(result.stop, cap)
             if left is not None:
-                extra = max(0.0, totals.cost_usd + totals.unknown_usd - max(left, 0.0))
+                spent = totals.cost_usd + totals.unknown_usd + totals.wasted_usd
+                extra = max(0.0, spent - max(left, 0.0))
         claim.check()
         part = finish_shard(job, plan, shard, store=store, check=claim.check)
         return ShardResult(part, totals, extra)
@@ -168,17 +170,17 @@ def _find_left(
 ) -> float | None:
     """Return the dollars that the shard may still spend, ``None`` where nothing costs anything.
 
-    Sends of unknown fate of earlier processes count as spent; what a killed process had in flight
-    left no record, and is bounded by its concurrency.
+    Sends of unknown fate and replies of no use of earlier processes count as spent; what a killed
+    process had in flight left no record, and is bounded by its concurrency.
     """
     if job.endpoint.embedded:
         return None
-    unknown = 0.0
+    unsealed = 0.0
     for entry in store.entries(folder):
         if entry.name.startswith(f"{folder}/run-"):
             with contextlib.suppress(StateError):  # a torn record must not stop the shard
-                unknown += float(read_json(store, entry.name)["totals"]["unknown_usd"])
-    return shard.allowance_usd - loaded.spent.cost_usd - unknown
+                unsealed += read_unsealed(read_json(store, entry.name))
+    return shard.allowance_usd - loaded.spent.cost_usd - unsealed
 
 
 def _send(

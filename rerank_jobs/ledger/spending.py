@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from rerank_jobs.ledger.claims import SILENCE_SECONDS, read_reserved
 from rerank_jobs.ledger.segments import decode_segment
 from rerank_jobs.storage import Entry, Store, read_json
 
-__all__ = ["Spending", "count_spending", "sum_payments"]
+__all__ = ["Spending", "count_spending", "read_unsealed", "sum_payments"]
 
 CLOCK_SLACK_SECONDS = 3600.0
 """How far the clock that dates files may be from the one that dates replies."""
@@ -37,6 +37,12 @@ class Spending:
 
     paid_usd: tuple[float, ...]
     reserved_usd: float
+
+
+def read_unsealed(record: Mapping[str, Any]) -> float:
+    """Return the dollars of a run record that no segment holds: of unknown fate, or wasted."""
+    totals = record["totals"]
+    return float(totals["unknown_usd"]) + float(totals.get("wasted_usd", 0.0))
 
 
 def count_spending(store: Store, since: Sequence[float], now: float, *, ours: str) -> Spending:
@@ -106,5 +112,5 @@ def _read_payments(store: Store, entries: list[Entry]) -> tuple[_Floats, _Floats
                 record = read_json(store, entry.name)
                 # Nobody knows when in the run: the latest instant keeps the most of it in sight.
                 instants.append(np.array([record.get("ended_at", entry.modified)]))
-                dollars.append(np.array([record["totals"]["unknown_usd"]]))
+                dollars.append(np.array([read_unsealed(record)]))
     return np.concatenate(instants), np.concatenate(dollars)
