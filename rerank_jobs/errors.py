@@ -5,10 +5,11 @@
     |-- InputError           the table is wrong: file, column and row are named             exit 2
     |-- StateError           the state root is damaged, foreign or of another format        exit 2
     |-- Stopped              nothing is lost: remove the cause, run again, it goes on       exit 3
-    |   |-- BudgetStop       a plan dearer than the budget, or a spent allowance
+    |   |-- BudgetStop       a plan dearer than a budget, or a spent allowance, day or month
     |   |-- KeyStop          no key, or a key that the endpoint refused (401, 403)
     |   |-- CreditStop       the account is out of credit, or at its limit (402, 403)
     |   |-- QuotaStop        a daily quota, or a limit with a known instant of reset
+    |   |-- RuntimeStop      max_runtime is over
     |   `-- EndpointStop     the endpoint refuses the job as it stands, or stays out of reach
     |-- GateFailed           everything is paid and kept, but a gate forbids publishing     exit 4
     |-- Busy                 another live owner works on this shard                         exit 5
@@ -37,6 +38,7 @@ __all__ = [
     "KeyStop",
     "QuotaStop",
     "RerankJobsError",
+    "RuntimeStop",
     "StateError",
     "Stopped",
 ]
@@ -46,6 +48,10 @@ class RerankJobsError(Exception):
     """Base of all errors that are reported in one line and end with ``exit_code``."""
 
     exit_code: ClassVar[int] = 1
+
+    def note_kept(self, kept: str) -> None:
+        """Add to the message what is kept of the work that this error ends."""
+        self.args = (f"{self.args[0] if self.args else type(self).__name__} [{kept}]",)
 
 
 class JobError(RerankJobsError):
@@ -73,7 +79,7 @@ class Stopped(RerankJobsError):
 
 
 class BudgetStop(Stopped):
-    """The plan costs more than the budget, or a shard has spent its allowance."""
+    """The plan costs more than a budget, or what a shard may spend is spent."""
 
 
 class KeyStop(Stopped):
@@ -91,6 +97,10 @@ class QuotaStop(Stopped):
         """Keep how long to wait, where the endpoint said so (seconds from now)."""
         super().__init__(message)
         self.wait_seconds = wait_seconds
+
+
+class RuntimeStop(Stopped):
+    """The job's ``max_runtime`` is over; a new run goes on."""
 
 
 class EndpointStop(Stopped):

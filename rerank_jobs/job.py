@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer, open_transport
-from rerank_jobs.errors import JobError, StateError
+from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
 from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.library import compact, lookup_sql, read_library
 from rerank_jobs.ledger.loading import Spent
@@ -36,8 +37,8 @@ from rerank_jobs.publish.publisher import (
     publish_plan,
     tidy,
 )
-from rerank_jobs.score import Progress
-from rerank_jobs.shard import ShardResult, score_shard
+from rerank_jobs.score import Progress, body_fields, read_access
+from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
 from rerank_jobs.upkeep import (
@@ -65,7 +66,8 @@ __all__ = [
 class Planned:
     """A partition's plan: frozen (``plan``), or published already (``current``).
 
-    ``paid`` is what earlier runs of a frozen plan have sealed.
+    ``paid`` is what earlier runs of a frozen plan have sealed; ``outlook`` where the budgets of the
+    day and the month stand before it.
     """
 
     partition: str
@@ -74,6 +76,7 @@ class Planned:
     plan: Plan | None
     current: Generation | None
     paid: Spent | None = None
+    outlook: Outlook = dataclasses.field(default_factory=Outlook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,10 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
     """Plan a partition and freeze the plan, or return what is frozen or published already.
 
     Raises:
+        JobError: the endpoint's dialect does not take a field that the job sets.
         InputError: the table cannot be used.
-        BudgetStop: the plan may cost more than the budget; nothing is frozen.
-        KeyStop: the endpoint needs a key and there is none.
+        BudgetStop: the plan may cost more than a budget has left; nothing is frozen.
+        KeyStop: the endpoint needs a key or a secret header and there is none.
 
     """
     return _plan(job, partition, limit_queries, frozen=True)
@@ -119,6 +123,7 @@ def preview_partition(
 
 def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) -> Planned:
     check_partition_key(partition)
+    body_fields(job.endpoint)  # a field that the dialect does not take is told before any work
     table = open_input(job, partition)
     roots = open_roots(job)
     state = roots.state
@@ -130,11 +135,15 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
     if state.exists(plan_name(partition, identity)):
         plan = read_plan(state, partition, identity)
+        outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
-        return Planned(partition, identity, plan.promise, plan, None, add_up_spent(state, plan))
+            check_outlook(job, outlook)
+        paid = add_up_spent(state, plan)
+        return Planned(partition, identity, plan.promise, plan, None, paid, outlook)
     if frozen:
         read_api_key(job.endpoint)
+        read_access(job.endpoint, job.resolve)
     salt = prepare_state(state)
     compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
@@ -143,11 +152,13 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         draft = build_plan(
             job, table, salt=salt, library=library, folder=folder, limit_queries=limit_queries
         )
+        outlook = foresee(job, state, partition, identity, draft, now=time.time())
         if not frozen:
-            return Planned(partition, identity, draft.promise, None, None)
+            return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
+        check_outlook(job, outlook)
         plan = freeze(state, job, table, partition, scorer, identity, draft)
-    return Planned(partition, identity, plan.promise, plan, None)
+    return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
 
 
 def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
@@ -178,21 +189,31 @@ def score_partition_shard(
     *,
     owner: dict[str, Any] | None = None,
     observe: Callable[[Progress], None] | None = None,
-    retry_failed: bool = False,
-    extra_usd: float = 0.0,
+    bounds: Bounds | None = None,
 ) -> ShardResult:
-    """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``."""
-    return score_shard(
-        job,
-        plan,
-        number,
-        store=open_store(job.state_root),
-        owner=owner or make_process_owner(),
-        transport=functools.partial(open_transport, job),
-        observe=observe,
-        retry_failed=retry_failed,
-        extra_usd=extra_usd,
-    )
+    """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``.
+
+    Without ``bounds`` the job's ``max_runtime`` alone bounds it. A stop says what is kept.
+    """
+    state = open_store(job.state_root)
+    try:
+        return score_shard(
+            job,
+            plan,
+            number,
+            store=state,
+            owner=owner or make_process_owner(),
+            transport=functools.partial(open_transport, job),
+            observe=observe,
+            bounds=bounds or Bounds(max_seconds=job.max_runtime),
+        )
+    except (Stopped, Interrupted) as error:
+        spent, promise = add_up_spent(state, plan), plan.promise
+        error.note_kept(
+            f"kept: {spent.requests:,} of {promise.requests:,} requests,"
+            f" ${spent.cost_usd:,.3f} of ${promise.cost_usd:,.3f}"
+        )
+        raise
 
 
 def publish_partition(
@@ -281,8 +302,7 @@ def run_partition(
                     planned.plan,
                     number,
                     observe=watch,
-                    retry_failed=retry_failed,
-                    extra_usd=extra_usd,
+                    bounds=Bounds(retry_failed, extra_usd, _time_left(job, started)),
                 )
             except StateError:
                 # Another run of this plan may have published it, and cleared it away.
@@ -302,6 +322,12 @@ def run_partition(
     done = _read_all_done(state, plan)
     drop_work_files(state, partition, plan.plan_id)
     return _result(planned, totals, spent, None, tuple(done), started)
+
+
+def _time_left(job: Job, started: float) -> float | None:
+    if job.max_runtime is None:
+        return None
+    return max(0.0, started + job.max_runtime - time.monotonic())
 
 
 def _refuse_late_retry(job: Job, current: Generation) -> None:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Failed", "Outcome", "Passage", "Request", "ScoreTotals", "Scored", "Usage"]
+__all__ = [
+    "CHUNKS_PER_UNIT",
+    "Failed",
+    "Outcome",
+    "Passage",
+    "Request",
+    "ScoreTotals",
+    "Scored",
+    "Tally",
+    "Usage",
+]
 
 Key = bytes
 """First 16 bytes of SHA-256(salt + UTF-8 text): names a text without holding it."""
+
+
+CHUNKS_PER_UNIT = 100
+"""Billing chunks in one search unit (Cohere's pricing: "a query with up to 100 documents")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +46,17 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One query with the passages of one call; ``number`` is unique within its shard's plan."""
+    """One query with the passages of one call; ``number`` is unique within its shard's plan.
+
+    ``script`` is the writing of its texts (``latin``, ``han``), for telling where estimates drift.
+    """
 
     number: int
     query_key: Key
     query: str
     passages: tuple[Passage, ...]
     search_units: int
+    script: str = ""
 
     @property
     def tokens(self) -> int:
@@ -64,6 +83,8 @@ class Scored:
 
     ``cost_usd`` is the reply's own figure, else the estimate (then ``cost_estimated``).
     ``received_at`` is in seconds since the epoch (UTC), ``latency_seconds`` of the last attempt.
+    ``parts``: as how many pieces its only passage was sent after the endpoint had refused it as too
+    long (its score is that of the best piece), else 1.
     """
 
     request: Request
@@ -77,6 +98,7 @@ class Scored:
     attempts: int
     latency_seconds: float
     received_at: float
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +115,38 @@ Outcome = Scored | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts by name, in order of name; two of them add up."""
+
+    counts: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Tally:
+        """Return the counts of a mapping."""
+        return cls(tuple(sorted(counts.items())))
+
+    def __add__(self, other: Tally) -> Tally:
+        """Add counts of the same name."""
+        total = dict(self.counts)
+        for name, count in other.counts:
+            total[name] = total.get(name, 0) + count
+        return Tally.of(total)
+
+    def get(self, name: str) -> int:
+        """Return a count, 0 for a name that has none."""
+        return dict(self.counts).get(name, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreTotals:
     """What one process sent, got and paid.
 
-    ``requests`` counts sends (with retries), ``replies`` paid replies, ``throttled`` 429s;
-    ``unknown_usd`` is the planned cost of sends whose fate is unknown (timeouts, resets).
+    ``requests`` counts sends (with retries), ``replies`` paid replies, ``throttled`` 429s, ``lost``
+    timeouts and broken connections, ``malformed`` replies that could not be used, ``refused`` sends
+    refused for their content, ``sends_allowed`` what the rate limit had room for in the time.
+    ``wasted_usd`` was paid for replies that could not be used; ``unknown_usd`` is the planned cost
+    of sends of which nobody knows whether they were charged. ``latencies`` counts replies by
+    latency (``score.latency``), the units are those of replies by script, planned and reported.
     """
 
     requests: int = 0
@@ -108,9 +157,17 @@ class ScoreTotals:
     planned_units: int = 0
     cost_usd: float = 0.0
     unknown_usd: float = 0.0
+    wasted_usd: float = 0.0
     throttled: int = 0
     retries: int = 0
+    lost: int = 0
+    malformed: int = 0
+    refused: int = 0
     seconds: float = 0.0
+    sends_allowed: float = 0.0
+    latencies: Tally = Tally()
+    planned_by_script: Tally = Tally()
+    reported_by_script: Tally = Tally()
 
     def plus(self, other: ScoreTotals) -> ScoreTotals:
         """Add two totals field by field (seconds too: work, not wall time)."""

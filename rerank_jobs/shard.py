@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +18,8 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
-from rerank_jobs.config import Job, read_api_key
+from rerank_jobs.budgets import explain_stop, find_tightest, is_free, read_caps
+from rerank_jobs.config import Context, Job, read_api_key
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import Claim, acquire
 from rerank_jobs.ledger.loading import Loaded, load_segments
@@ -25,6 +28,8 @@ from rerank_jobs.model import Passage, Request, ScoreTotals
 from rerank_jobs.parts import finish_shard, iterate_work, read_done
 from rerank_jobs.plan.frozen import Plan, ShardPlan, run_folder
 from rerank_jobs.plan.packing import search_units
+from rerank_jobs.plan.tokens import estimate_text
+from rerank_jobs.plan.windows import MIN_LIMIT, cut_windows
 from rerank_jobs.publish.publisher import ShardPart
 from rerank_jobs.score import (
     DIALECTS,
@@ -32,11 +37,12 @@ from rerank_jobs.score import (
     ScoreResult,
     ScoreSettings,
     open_client,
+    read_access,
     score_requests,
 )
 from rerank_jobs.storage import Store, read_json, seal_json
 
-__all__ = ["ShardResult", "read_requests", "score_shard"]
+__all__ = ["Bounds", "ShardResult", "read_requests", "score_shard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,20 @@ class ShardResult:
     extra_used_usd: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far one run of a shard may go.
+
+    ``extra_usd`` may be spent beyond the shard's allowance, but not beyond a budget of the day or
+    month; after ``max_seconds`` nothing more is sent; with ``retry_failed`` what the endpoint
+    refused earlier is sent once more.
+    """
+
+    retry_failed: bool = False
+    extra_usd: float = 0.0
+    max_seconds: float | None = None
+
+
 def score_shard(
     job: Job,
     plan: Plan,
@@ -57,13 +77,11 @@ def score_shard(
     owner: dict[str, Any],
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None = None,
-    retry_failed: bool = False,
-    extra_usd: float = 0.0,
+    bounds: Bounds = Bounds(),
 ) -> ShardResult:
     """Score what the ledger does not have, merge, and leave a valid ``done.json``.
 
-    ``transport`` opens the way to the endpoint, ``None`` for the network. ``extra_usd`` may be
-    spent beyond the shard's allowance.
+    ``transport`` opens the way to the endpoint, ``None`` for the network.
 
     Raises:
         Busy, Fenced: another owner has the shard.
@@ -73,24 +91,28 @@ def score_shard(
     shard = plan.shards[number]
     folder = run_folder(plan.partition, plan.plan_id, number)
     done = read_done(store, folder)
-    if done is not None and not (retry_failed and done.statuses.get("failed")):
+    if done is not None and not (bounds.retry_failed and done.statuses.get("failed")):
         return ShardResult(done, ScoreTotals())
-    claim = acquire(store, folder, owner)
+    reserved = 0.0 if is_free(job.endpoint) else shard.allowance_usd + bounds.extra_usd
+    claim = acquire(store, folder, owner, reserved_usd=reserved if shard.requests else 0.0)
     with claim:
         if done is not None:
             store.delete(f"{folder}/done.json")
         loaded = load_segments(store, folder, plan.plan_id)
         totals, extra = ScoreTotals(), 0.0
         if shard.requests:
-            requests = read_requests(store, shard, loaded, retry_failed=retry_failed)
+            requests = read_requests(store, shard, loaded, retry_failed=bounds.retry_failed)
             left = _find_left(job, shard, store, folder, loaded)
-            most = None if left is None else left + extra_usd
-            result = _send(job, plan, requests, store, claim, transport, observe, most)
+            most = None if left is None else left + bounds.extra_usd
+            cap = find_tightest(read_caps(job, store, time.time(), ours=folder), most)
+            most = most if cap is None else cap.left_usd
+            settings = ScoreSettings.from_endpoint(job.endpoint, most, bounds.max_seconds)
+            result = _send(job, plan, requests, settings, store, claim, transport, observe)
             totals = result.totals
             _record(store, folder, claim.epoch, result, loaded)
             if result.stop is not None:
                 claim.check()
-                raise result.stop
+                raise explain_stop(result.stop, cap)
             if left is not None:
                 extra = max(0.0, totals.cost_usd + totals.unknown_usd - max(left, 0.0))
         claim.check()
@@ -163,17 +185,16 @@ def _send(
     job: Job,
     plan: Plan,
     requests: Iterator[Request],
+    settings: ScoreSettings,
     store: Store,
     claim: Claim,
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None,
-    allowance_usd: float | None,
 ) -> ScoreResult:
-    key = read_api_key(job.endpoint)
-    settings = ScoreSettings.from_endpoint(job.endpoint, allowance_usd)
+    key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
 
     async def send() -> ScoreResult:
-        client = open_client(job.endpoint, key, transport=transport())
+        client = open_client(job.endpoint, key, access=access, transport=transport())
         ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
         with _stop_on_signal(claim) as stop:
             try:
@@ -184,6 +205,7 @@ def _send(
                         client=client,
                         dialect=DIALECTS[job.endpoint.dialect],
                         accept=ledger.accept,
+                        shorten=functools.partial(_shorten, job.context),
                         observe=observe,
                         stop=stop,
                     )
@@ -191,6 +213,14 @@ def _send(
                 await client.aclose()
 
     return asyncio.run(send())
+
+
+def _shorten(context: Context, passage: Passage, parts: int) -> list[str]:
+    """Cut a passage that the endpoint calls too long into windows of about a ``parts``-th each."""
+    if context.long_documents == "fail":
+        return []
+    limit = max(MIN_LIMIT, -(-estimate_text(passage.text) // parts))
+    return cut_windows(passage.text, limit, min(context.overlap_tokens, limit // 4))
 
 
 @contextlib.contextmanager
@@ -218,6 +248,7 @@ def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: 
     """Leave what this process did beside the segments: for people, not for resuming."""
     document = {
         "epoch": epoch,
+        "ended_at": time.time(),
         "totals": asdict(result.totals),
         "stop": type(result.stop).__name__ if result.stop else None,
         "segments_before": len(loaded.segments),

@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rerank_jobs.budgets import Outlook
+from rerank_jobs.cli.figures import list_sending
 from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, RunResult, open_roots
 from rerank_jobs.plan.promise import Promise
@@ -38,7 +40,7 @@ def print_promise(console: Console, job: Job, planned: Planned) -> None:
         console.print(f"Already published as generation {planned.current.number}: nothing to send.")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for row in [*_promise_rows(job, promise), *_paid_rows(planned)]:
+    for row in [*_promise_rows(job, promise), *_paid_rows(planned), *_budget_rows(planned.outlook)]:
         table.add_row(*row)
     console.print(table)
 
@@ -75,6 +77,10 @@ def _paid_rows(planned: Planned) -> list[tuple[str, str]]:
     if paid is None or not paid.requests:
         return []
     return [("Of it paid", f"{paid.requests:,} requests, ${paid.cost_usd:,.3f}: not sent again")]
+
+
+def _budget_rows(outlook: Outlook) -> list[tuple[str, str]]:
+    return [("Budget", outlook.describe())] if outlook.caps else []
 
 
 class RunDisplay:
@@ -146,7 +152,9 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
     )
     if totals.requests == 0:
         sent = "nothing"
-    console.print(f"Sent: {sent}, in {result.seconds:.1f} s" + _drift(result))
+    console.print(f"Sent: {sent}, in {result.seconds:.1f} s")
+    for line in list_sending(totals):
+        console.print(line)
     counts = ", ".join(f"{count:,} {name}" for name, count in result.statuses.items() if count)
     console.print(f"Documents: {counts or 'none'}")
     if result.generation is None:
@@ -164,11 +172,3 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
     )
     if result.generation.rejected:
         console.print(f"Put aside: {job.rejected_root}{folder}", soft_wrap=True)
-
-
-def _drift(result: RunResult) -> str:
-    """How the replies' units differ from what was planned for the same requests."""
-    planned, reported = result.totals.planned_units, result.totals.search_units
-    if planned in {0, reported}:
-        return ""
-    return f" ({reported - planned:+,} units against the plan)"

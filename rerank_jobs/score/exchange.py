@@ -58,12 +58,15 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A valid reply: ``scores[i]`` is finite and belongs to the i-th text that was sent."""
+    """A valid reply: ``scores[i]`` is finite and belongs to the i-th text that was sent.
+
+    ``model`` is ``None`` where it names none: the requested one then stands for it.
+    """
 
     scores: tuple[float, ...]
     usage: Usage
     response_id: str | None
-    model: str
+    model: str | None
     provider: str | None
 
 
@@ -85,7 +88,8 @@ class Refusal:
     ``wait_seconds`` is the largest sane hint, from now. ``retryable`` is the endpoint's own word.
     ``billable``: it came where a reply should stand, or from an edge that gave up waiting, so
     that the search may have been charged. ``model_unknown`` and ``moderated`` are told from
-    the error where no code names them. ``too_long``: it is about the size of the content.
+    the error where no code names them. ``parameter_refused``: it is about a field that every
+    request of the job has. ``too_long``: it is about the size of the content.
     ``index``: the 0-based document that the error names, ``None`` where it names none.
     """
 
@@ -97,6 +101,7 @@ class Refusal:
     retryable: bool | None = None
     wait_seconds: float | None = None
     model_unknown: bool = False
+    parameter_refused: bool = False
     moderated: bool = False
     billable: bool = False
     too_long: bool = False
@@ -105,6 +110,9 @@ class Refusal:
 
 Reading = Reply | Refusal | Malformed
 Problem = Refusal | Malformed | Lost
+
+
+JSON_HEADERS = (("Content-Type", "application/json"), ("Accept", "application/json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,7 @@ class Dialect:
     max_passages: int
     score_kind: ScoreKind
     listwise: Callable[[str], bool]
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = JSON_HEADERS
     by_status: Mapping[int, Action] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
     routes: bool = False

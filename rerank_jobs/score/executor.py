@@ -14,14 +14,15 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from rerank_jobs.errors import BudgetStop, Interrupted, RerankJobsError
+from rerank_jobs.errors import BudgetStop, Interrupted, RerankJobsError, RuntimeStop
 from rerank_jobs.model import Outcome, Request, ScoreTotals
 from rerank_jobs.score.allowance import Allowance
 from rerank_jobs.score.client import RerankClient
-from rerank_jobs.score.exchange import Answer, Dialect, Lost
-from rerank_jobs.score.judge import Judge
-from rerank_jobs.score.lanes import Attempt, Lanes
+from rerank_jobs.score.exchange import Answer, Dialect, Lost, Reply
+from rerank_jobs.score.judge import Judge, Shorten
+from rerank_jobs.score.lanes import Lanes
 from rerank_jobs.score.meter import Meter, Progress
+from rerank_jobs.score.narrowing import Attempt
 from rerank_jobs.score.overload import Overload
 from rerank_jobs.score.pacing import Pacer
 from rerank_jobs.score.settings import ScoreSettings
@@ -42,23 +43,26 @@ class ScoreResult:
     stop: RerankJobsError | None
 
 
-async def score_requests(
+async def score_requests(  # noqa: PLR0913
     requests: Iterable[Request],
     *,
     settings: ScoreSettings,
     client: RerankClient,
     dialect: Dialect,
     accept: Callable[[Outcome], Awaitable[None]],
+    shorten: Shorten | None = None,
     observe: Callable[[Progress], None] | None = None,
     stop: asyncio.Event | None = None,
     rng: random.Random | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> ScoreResult:
-    """Send every request until it has an outcome, and hand each outcome to ``accept`` once.
+    """Send every request until each passage has an outcome, handed to ``accept`` once.
 
-    A request is never given up for a cause that may pass. ``accept`` is awaited before the send's
-    slot is free again, which is how a slow ledger slows the sending. The run ends early, with
-    ``ScoreResult.stop`` set, on a refused key, spent credit, quota or allowance, when nothing
+    A request is never given up for a cause that may pass. One that is refused for its content is
+    split until the guilty passage stands alone; that one fails, or ``shorten`` cuts it if it is too
+    long, and the others are scored. ``accept`` is awaited before the send's slot is free again,
+    which is how a slow ledger slows the sending. The run ends early, with ``ScoreResult.stop`` set,
+    on a refused key, spent credit, quota or allowance, after ``max_seconds``, when nothing
     succeeded for ``patience_seconds``, and when ``stop`` is set: then nothing more is sent, and
     what is in flight is waited for and accepted. Requests without an outcome stay unscored.
 
@@ -76,6 +80,7 @@ async def score_requests(
         client=client,
         dialect=dialect,
         accept=accept,
+        shorten=shorten,
         observe=observe,
         rng=rng or random.Random(),  # noqa: S311 - jitter
         wall_clock=wall_clock,
@@ -94,6 +99,7 @@ class _Run:
         client: RerankClient,
         dialect: Dialect,
         accept: Callable[[Outcome], Awaitable[None]],
+        shorten: Shorten | None,
         observe: Callable[[Progress], None] | None,
         rng: random.Random,
         wall_clock: Callable[[], float],
@@ -109,14 +115,15 @@ class _Run:
             max_deferred=DEFERRED_PER_SLOT * settings.max_concurrency,
             changed=self._changed,
         )
-        self._pacer = Pacer(settings.limit, settings.window_seconds)
+        self._pacer = Pacer(settings.limit, settings.window_seconds, settings.token_limit)
         self._overload = Overload(settings.max_concurrency, rng)
         self._allowance = Allowance(settings.allowance_usd)
-        self._meter = Meter(settings.window_seconds, self._time())
+        self._meter = Meter(settings.window_seconds, self._time(), settings.limit)
         self._judge = Judge(
             settings=settings,
             dialect=dialect,
             accept=accept,
+            shorten=shorten,
             lanes=self._lanes,
             pacer=self._pacer,
             overload=self._overload,
@@ -137,10 +144,13 @@ class _Run:
     async def complete(self, stop: asyncio.Event | None) -> ScoreResult:
         watcher = asyncio.create_task(self._watch(stop)) if stop is not None else None
         self._dispatcher = asyncio.create_task(self._dispatch())
+        alarm = self._set_alarm()
         try:
             await asyncio.wait({self._dispatcher})
             await self._drain()
         finally:
+            if alarm is not None:
+                alarm.cancel()
             await self._clean_up(watcher)
         if self._crash is not None:
             if self._later_crashes:
@@ -157,7 +167,7 @@ class _Run:
                 if not await self._reserve(attempt):
                     self._halt(self._budget_stop())
                     return
-                await self._pacer.admit()
+                await self._pacer.admit(self._tokens(attempt))
                 self._overload.note_send()
                 self._sends[attempt] = asyncio.create_task(self._send(attempt))
         except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
@@ -202,9 +212,7 @@ class _Run:
     async def _send(self, attempt: Attempt) -> None:
         try:
             if self._stop is None and self._crash is None:
-                answer = await self._exchange(attempt)
-                if error := await self._judge.settle(attempt, answer, len(self._sends)):
-                    self._halt(error)
+                await self._exchange(attempt)
                 self._report()
         except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
             self._fail(error)
@@ -212,11 +220,19 @@ class _Run:
             del self._sends[attempt]
             self._changed.set()
 
-    async def _exchange(self, attempt: Attempt) -> Answer | Lost:
-        request = attempt.request
-        texts = [passage.text for passage in request.passages]
+    async def _exchange(self, attempt: Attempt) -> None:
+        answer = await self._post(attempt)
+        reading = self._judge.read(attempt, answer)
+        counted = reading.usage.total_tokens if isinstance(reading, Reply) else None
+        self._pacer.give_back(self._tokens(attempt), counted=counted)
+        latency = answer.latency_seconds if isinstance(answer, Answer) else 0.0
+        if error := await self._judge.settle(attempt, reading, latency, len(self._sends)):
+            self._halt(error)
+
+    async def _post(self, attempt: Attempt) -> Answer | Lost:
+        settings = self._settings
         body = self._dialect.encode(
-            self._settings.target.model, request.query, texts, self._settings.fields
+            settings.target.model, attempt.request.query, attempt.texts, settings.fields
         )
         self._meter.sends += 1
         self._meter.retries += attempt.sends > 0
@@ -230,9 +246,20 @@ class _Run:
             raise
         finally:
             self._on_wire.discard(attempt)
-            self._pacer.give_back()
+
+    def _tokens(self, attempt: Attempt) -> int:
+        """Tokens that the send takes of its limit; nobody counts them where there is none."""
+        return 0 if self._settings.token_limit is None else attempt.request.tokens
 
     # Ending.
+
+    def _set_alarm(self) -> asyncio.TimerHandle | None:
+        seconds = self._settings.max_seconds
+        if seconds is None:
+            return None
+        error = RuntimeStop("max_runtime is over: every paid score is kept; run again to go on")
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(0.0, seconds), self._halt, error)
 
     async def _watch(self, stop: asyncio.Event) -> None:
         await stop.wait()

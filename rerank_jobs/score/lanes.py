@@ -2,7 +2,8 @@
 
 A request whose send failed waits in the deferred lane. While fresh requests remain it comes back
 at no more than a tenth of the success rate, so that retries never crowd out work that may
-succeed; when none remain, or the lane is full, the lane is the work.
+succeed; when none remain, or the lane is full, the lane is the work. Parts of a request that was
+refused for its content go before everything else: they are not failing.
 """
 
 from __future__ import annotations
@@ -11,27 +12,19 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 
 from rerank_jobs.model import Request
+from rerank_jobs.score.narrowing import Attempt
 
-__all__ = ["Attempt", "Lanes"]
+__all__ = ["Lanes"]
 
-READ_AHEAD = 16
-"""Requests pulled at once; at most twice as many are held unsent."""
+READ_AHEAD = 64
+READ_AHEAD_CHARS = 4_000_000
+"""Requests, or characters of text, pulled at once; at most twice as much is held unsent."""
 
 SUCCESSES_PER_RETRY = 10
 MOST_SAVED_RETRIES = 10
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """A request on its way: how often it was sent, and when last (loop time)."""
-
-    request: Request
-    sends: int = 0
-    sent_at: float = 0.0
 
 
 class Lanes:
@@ -48,7 +41,9 @@ class Lanes:
         self._source: Iterator[Request] = iter(requests)
         self._max_deferred = max_deferred
         self._changed = changed
-        self._fresh: deque[Request] = deque()
+        self._fresh: deque[tuple[Request, int]] = deque()
+        self._fresh_chars = 0
+        self._parts: deque[Attempt] = deque()
         self._exhausted = False
         self._pull: asyncio.Task[None] | None = None
         self._error: Exception | None = None
@@ -70,7 +65,7 @@ class Lanes:
     @property
     def empty(self) -> bool:
         """Whether nothing is left to hand out."""
-        return not self._deferred and not self.fresh_remain
+        return not self._deferred and not self._parts and not self.fresh_remain
 
     def take(self, now: float, *, probing: bool = False) -> Attempt | None:
         """Return what to send now, ``None`` if nothing is ready; raises what the source raised.
@@ -81,8 +76,11 @@ class Lanes:
             raise self._error
         if self._deferred and (probing or self._deferred_is_ready(now)):
             return heapq.heappop(self._deferred)[2]
+        if self._parts:
+            return self._parts.popleft()
         if self._fresh and not self._full:
-            request = self._fresh.popleft()
+            request, chars = self._fresh.popleft()
+            self._fresh_chars -= chars
             self._read_ahead()
             return Attempt(request)
         return None
@@ -96,6 +94,10 @@ class Lanes:
     def defer(self, attempt: Attempt, due: float) -> None:
         """Keep ``attempt`` until ``due`` (loop time) at least."""
         heapq.heappush(self._deferred, (due, next(self._order), attempt))
+
+    def put_first(self, attempts: Iterable[Attempt]) -> None:
+        """Hand these out next, in order: parts of a request that was refused."""
+        self._parts.extend(attempts)
 
     def note_success(self) -> None:
         """Note that a request succeeded: a tenth of a retry is earned."""
@@ -122,20 +124,30 @@ class Lanes:
         return True
 
     def _read_ahead(self) -> None:
-        if self._pull is None and not self._exhausted and len(self._fresh) < READ_AHEAD:
+        enough = len(self._fresh) >= READ_AHEAD or self._fresh_chars >= READ_AHEAD_CHARS
+        if self._pull is None and not self._exhausted and not enough:
             self._pull = asyncio.create_task(self._read_chunk())
 
     async def _read_chunk(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            chunk = await loop.run_in_executor(None, self._pull_chunk)
+            chunk, self._exhausted = await loop.run_in_executor(None, self._pull_chunk)
         except Exception as error:  # noqa: BLE001 - take() raises it where the caller can see it
             self._error = error
-            chunk = []
+            chunk, self._exhausted = [], True
         self._fresh.extend(chunk)
-        self._exhausted = len(chunk) < READ_AHEAD
+        self._fresh_chars += sum(chars for _, chars in chunk)
         self._pull = None
         self._changed.set()
 
-    def _pull_chunk(self) -> list[Request]:
-        return list(islice(self._source, READ_AHEAD))
+    def _pull_chunk(self) -> tuple[list[tuple[Request, int]], bool]:
+        """Return requests with their characters, and whether they were the last ones."""
+        chunk: list[tuple[Request, int]] = []
+        total = 0
+        for request in self._source:
+            chars = sum(len(passage.text) for passage in request.passages)
+            chunk.append((request, chars))
+            total += chars
+            if len(chunk) >= READ_AHEAD or total >= READ_AHEAD_CHARS:
+                return chunk, False
+        return chunk, True

@@ -1,7 +1,8 @@
 """What to do about a send that brought no valid reply: a table of causes, read by one function.
 
-The table follows OpenRouter's error reference; where an answer names its cause
-(``metadata.limit_source``, ``availability``), the cause goes before the status. Pure.
+The table follows OpenRouter's error reference, with what other servers mean otherwise; where an
+answer names its cause (``metadata.limit_source``, ``availability``, an error type), the cause goes
+before the status. Pure.
 """
 
 from __future__ import annotations
@@ -144,6 +145,18 @@ BY_AVAILABILITY: Mapping[str, Action] = {
     "temporarily_unavailable": Action.OVERLOAD,
 }
 
+BY_ERROR_TYPE: Mapping[str, Action] = {
+    "insufficient_quota": Action.CREDIT,
+    "invalid_api_key": Action.KEY,
+    "model_not_found": Action.JOB,
+    "AccessDeniedException": Action.KEY,
+    "ExpiredTokenException": Action.KEY,
+    "ServiceQuotaExceededException": Action.QUOTA,
+    "ThrottlingException": Action.THROTTLE,
+    "UnrecognizedClientException": Action.KEY,
+}
+"""Types that say more than the status with which they come."""
+
 _AGAIN = frozenset({Action.RETRY, Action.OVERLOAD, Action.THROTTLE})
 
 
@@ -208,11 +221,12 @@ def _look_up(refusal: Refusal, by_status: Mapping[int, Action]) -> Action:
         return BY_LIMIT_SOURCE[refusal.limit_source]
     unheard_of = Action.RETRY if 500 <= refusal.status < 600 else Action.JOB
     action = by_status.get(refusal.status) or BY_STATUS.get(refusal.status, unheard_of)
+    action = BY_ERROR_TYPE.get(refusal.error_type or "", action)
     if refusal.availability is not None:
         action = BY_AVAILABILITY[refusal.availability]
     if refusal.retryable is not None and refusal.retryable != (action in _AGAIN):
         return Action.RETRY if refusal.retryable else Action.JOB
-    if refusal.model_unknown:
+    if refusal.model_unknown or (refusal.parameter_refused and action is Action.FAIL):
         return Action.JOB
     if refusal.moderated and refusal.status == 403:
         return Action.FAIL
@@ -243,6 +257,11 @@ def _stop(action: Action, refusal: Refusal, target: Target, now: float) -> Reran
         return CreditStop(
             f"{target.url}: the account is out of credit or at its spending limit ({cause}):"
             f" add credit, or raise the limit of the key in {target.api_key_env}, and run again"
+        )
+    if refusal.parameter_refused:
+        return EndpointStop(
+            f"{target.url} refuses a field of every request ({cause}): check endpoint.dialect,"
+            " endpoint.model and endpoint.options"
         )
     return EndpointStop(
         f"{target.url} cannot serve the model {target.model} ({cause}):"

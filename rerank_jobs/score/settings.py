@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rerank_jobs.config import Endpoint
+from rerank_jobs.score.dialects.fields import body_fields
 from rerank_jobs.score.policy import Target
 
 __all__ = ["ScoreSettings"]
@@ -17,9 +18,10 @@ class ScoreSettings:
     """Pace, patience, price and allowance of one run; times in seconds, money in dollars.
 
     ``limit`` and ``token_limit``: sends and tokens per ``window_seconds``, ``None`` for no limit.
-    ``fields``: further top-level fields of each request body. ``patience_seconds``: how long
-    nothing may succeed before the run stops. ``grace_seconds``: what sends in flight get after
-    an interruption; after any other stop they get ``timeout_seconds``.
+    ``patience_seconds``: how long nothing may succeed before the run stops. ``grace_seconds``:
+    what sends in flight get after an interruption; after any other stop they get
+    ``timeout_seconds``. ``max_seconds``: how long sends may leave. ``splits``: whether a refused
+    request may be split (not for a listwise model). ``fields``: more fields of each request body.
     """
 
     target: Target
@@ -33,18 +35,30 @@ class ScoreSettings:
     price_usd: float = 0.0
     token_price_usd: float = 0.0
     max_seconds: float | None = None
+    splits: bool = True
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
     allowance_usd: float | None = None
 
     @classmethod
-    def from_endpoint(cls, endpoint: Endpoint, allowance_usd: float | None) -> ScoreSettings:
-        """Return the settings for a job's endpoint and a shard's allowance."""
+    def from_endpoint(
+        cls, endpoint: Endpoint, allowance_usd: float | None, max_seconds: float | None = None
+    ) -> ScoreSettings:
+        """Return the settings for a job's endpoint and a shard's allowance.
+
+        Raises:
+            JobError: see ``body_fields``.
+
+        """
         return cls(
             target=Target(endpoint.url, endpoint.model, endpoint.api_key_env),
             limit=endpoint.pace,
+            token_limit=endpoint.token_pace,
             max_concurrency=endpoint.max_concurrency,
             timeout_seconds=endpoint.timeout_seconds,
             patience_seconds=endpoint.patience_seconds,
             price_usd=endpoint.price_usd,
+            token_price_usd=endpoint.token_price_usd,
+            fields=body_fields(endpoint),
             allowance_usd=allowance_usd,
+            max_seconds=max_seconds,
         )

@@ -118,7 +118,7 @@ def test_a_misspelt_key_meets_its_nearest_name(
         ({"partition": {"template": "../{key}"}}, ("partition", "template")),
         ({"partition": {"template": "{key}{hour}"}}, ("partition", "template")),
         ({"partition": {"template": "/root/{key}"}}, ("partition", "template")),
-        ({"endpoint": {"dialect": "cohere"}}, ("endpoint.dialect", "'openrouter'")),
+        ({"endpoint": {"dialect": "websocket"}}, ("endpoint.dialect", "'openrouter'")),
         ({"endpoint": {"url": "ftp://host/x"}}, ("endpoint", "http(s)://")),
         ({"endpoint": {"url": "openrouter.ai"}}, ("endpoint", "http(s)://")),
         ({"endpoint": {"max_concurrency": 0}}, ("endpoint.max_concurrency",)),

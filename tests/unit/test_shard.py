@@ -20,7 +20,7 @@ from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.ledger.owners import make_airflow_owner
 from rerank_jobs.parts import read_done
 from rerank_jobs.plan.frozen import Plan, run_folder
-from rerank_jobs.shard import ShardResult, read_requests, score_shard
+from rerank_jobs.shard import Bounds, ShardResult, read_requests, score_shard
 from rerank_jobs.storage import Store
 from tests.builders import make_job, make_rows, write_rows
 
@@ -219,17 +219,21 @@ def test_refused_passages_are_sent_again_only_on_request(
     score: Score, store: Store, folder: str
 ) -> None:
     """A permanent refusal is kept like a score; ``retry_failed`` sends it once more."""
+    refusing = Api()
 
-    def refuse_two(call: int) -> httpx.Response | None:
-        error = {"code": 400, "message": "no", "metadata": {"error_type": "string_too_long"}}
-        return httpx.Response(400, json={"error": error}) if call in {4, 5} else None
+    def refuse_two(_call: int) -> httpx.Response | None:
+        queries = list(dict.fromkeys(query for query, _ in refusing.pairs))
+        error = {"code": 400, "message": "no", "metadata": {"error_type": "invalid_prompt"}}
+        refused = refusing.pairs[-1][0] in queries[3:5]
+        return httpx.Response(400, json={"error": error}) if refused else None
 
-    first = score(Api(refuse_two))
+    refusing.step = refuse_two
+    first = score(refusing)
     assert first.part.statuses["failed"] == 2 * CANDIDATES
     api = Api()
     assert score(api).part == first.part
     assert api.calls == 0
-    healed = score(api, retry_failed=True)
+    healed = score(api, bounds=Bounds(retry_failed=True))
     assert (api.calls, len(api.paid)) == (2, 2 * CANDIDATES)
     assert healed.part.statuses == {
         "scored": QUERIES * CANDIDATES,

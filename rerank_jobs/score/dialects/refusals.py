@@ -7,7 +7,6 @@ vocabularies below, never free text.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from rerank_jobs.score.dialects.complaints import Complaint, read_complaint
 from rerank_jobs.score.exchange import Answer, Refusal
 
 __all__ = ["read_refusal"]
@@ -24,7 +24,10 @@ LONGEST_WAIT_SECONDS = 86_400.0
 
 LONGEST_RESET_SECONDS = 32 * 86_400.0
 
+_MAX_TEXT = 1000
+
 STATUS_OF_TYPE: Mapping[str, int] = {
+    # OpenRouter
     "authentication": 401,
     "payment_required": 402,
     "permission_denied": 403,
@@ -46,8 +49,42 @@ STATUS_OF_TYPE: Mapping[str, int] = {
     "invalid_prompt": 400,
     "content_policy_violation": 400,
     "refusal": 400,
+    # servers in OpenAI's manner
+    "insufficient_quota": 429,
+    "invalid_api_key": 401,
+    "model_not_found": 404,
+    # Text Embeddings Inference
+    "Unhealthy": 503,
+    "Backend": 424,
+    "Overloaded": 429,
+    "Validation": 422,
+    "Tokenizer": 422,
+    "Empty": 400,
+    # AWS
+    "AccessDeniedException": 403,
+    "ExpiredTokenException": 403,
+    "InternalServerException": 500,
+    "ModelErrorException": 424,
+    "ModelNotReadyException": 429,
+    "ModelTimeoutException": 408,
+    "ResourceNotFoundException": 404,
+    "ServiceQuotaExceededException": 400,
+    "ServiceUnavailableException": 503,
+    "ThrottlingException": 429,
+    "UnrecognizedClientException": 403,
+    "ValidationException": 400,
 }
-"""OpenRouter's ``error_type`` words with the status that each stands for."""
+"""Words that name an error's type, with the status that each stands for."""
+
+SIZE_TYPES = frozenset(
+    {
+        "context_length_exceeded",
+        "max_tokens_exceeded",
+        "payload_too_large",
+        "string_too_long",
+        "token_limit_exceeded",
+    }
+)
 
 LIMIT_SOURCES = frozenset(
     {
@@ -82,31 +119,27 @@ AVAILABILITY = frozenset(
 # Statuses whose search may have been carried out, and charged, behind the edge that gave up.
 _BILLABLE = frozenset({504, 524})
 
-# An unknown model comes as a plain 400 whose message alone says so. Anchored and short: a message
-# that echoes a document must not be taken for it.
-_MODEL_UNKNOWN = re.compile(
-    r"\s*(no endpoints found|(the )?(requested )?model\b.{0,120}\b(not found|does not exist)"
-    r"|[\w./:-]{1,100} is not a valid model)",
-    re.IGNORECASE,
-)
-_MAX_MESSAGE = 300
+# Statuses that can be about what a request holds.
+_ABOUT_CONTENT = frozenset({400, 404, 413, 422})
 
 
-def read_refusal(answer: Answer, now: float) -> Refusal:
-    """Return the error that ``answer`` describes; never raises. ``now``: seconds since the epoch.
+def read_refusal(answer: Answer, now: float, n: int) -> Refusal:
+    """Return the error that ``answer`` to ``n`` texts describes; never raises.
 
     The body's own code goes before the HTTP status. A success that holds an error without a known
-    code has status 500: retryable.
+    code has status 500: retryable. ``now``: seconds since the epoch.
     """
-    error = _error_object(answer.body)
+    whole = _parse(answer.body)
+    inner = whole.get("error")
+    error = inner if isinstance(inner, dict) else whole
     metadata = _mapping(error.get("metadata"))
     availability = _mapping(error.get("availability"))
-    error_type = _word(error.get("error_type"), STATUS_OF_TYPE) or _word(
-        metadata.get("error_type"), STATUS_OF_TYPE
-    )
+    error_type = _find_type(answer.headers, error, whole)
     retryable = availability.get("retryable")
     succeeded = answer.status < 300
     status = _status(error, error_type, 500 if succeeded else answer.status)
+    complaint = read_complaint(error, whole) if status in _ABOUT_CONTENT else Complaint()
+    index = complaint.index
     return Refusal(
         status=status,
         error_type=error_type,
@@ -115,27 +148,52 @@ def read_refusal(answer: Answer, now: float) -> Refusal:
         availability=_word(availability.get("code"), AVAILABILITY),
         retryable=retryable if isinstance(retryable, bool) else None,
         wait_seconds=max(_hints(answer.headers, availability, metadata, now), default=None),
-        model_unknown=status in {400, 404} and _says_model_unknown(error.get("message")),
+        model_unknown=complaint.model_unknown,
+        parameter_refused=complaint.parameter_refused,
         moderated=bool(metadata.get("flagged_input")) or bool(metadata.get("reasons")),
         billable=succeeded or status in _BILLABLE or answer.status in _BILLABLE,
+        too_long=status == 413 or error_type in SIZE_TYPES or complaint.too_long,
+        index=index if index is not None and 0 <= index < n else None,
     )
 
 
-def _error_object(body: bytes) -> Mapping[str, Any]:
+def _parse(body: bytes) -> Mapping[str, Any]:
+    """Return the body as a JSON object; a bare text stands as its message."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return {}
-    whole = _mapping(data)
-    inner = whole.get("error")
-    return inner if isinstance(inner, dict) else whole
+        text = body[:_MAX_TEXT].decode(errors="replace").strip()
+        return {} if text.startswith("<") else {"message": text}
+    return data if isinstance(data, dict) else {"message": data}
+
+
+def _find_type(
+    headers: Mapping[str, str], error: Mapping[str, Any], whole: Mapping[str, Any]
+) -> str | None:
+    metadata = _mapping(error.get("metadata"))
+    places = (
+        error.get("error_type"),
+        metadata.get("error_type"),
+        error.get("code"),
+        error.get("type"),
+        whole.get("error_type"),
+        whole.get("__type"),
+        headers.get("x-amzn-errortype"),
+    )
+    for place in places:
+        if isinstance(place, str):
+            # AWS writes namespace#Name and Name:http://...
+            word = place[:_MAX_TEXT].rpartition("#")[2].partition(":")[0]
+            if word in STATUS_OF_TYPE:
+                return word
+    return None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _word(value: object, known: Mapping[str, int] | frozenset[str]) -> str | None:
+def _word(value: object, known: frozenset[str]) -> str | None:
     return value if isinstance(value, str) and value in known else None
 
 
@@ -147,14 +205,6 @@ def _status(error: Mapping[str, Any], error_type: str | None, otherwise: int) ->
     if otherwise == 500 and error_type is not None:
         return STATUS_OF_TYPE[error_type]
     return otherwise
-
-
-def _says_model_unknown(message: object) -> bool:
-    return (
-        isinstance(message, str)
-        and len(message) <= _MAX_MESSAGE
-        and _MODEL_UNKNOWN.match(message) is not None
-    )
 
 
 def _number(value: object) -> float | None:
@@ -176,6 +226,7 @@ def _hints(
     """Yield the sane ones of all waits that the answer names, in seconds from ``now``."""
     inner = {str(key).lower(): value for key, value in _mapping(metadata.get("headers")).items()}
     waits = [
+        _milliseconds(headers.get("retry-after-ms")),
         _retry_after(headers.get("retry-after"), now),
         _number(availability.get("retry_after")),
         _number(metadata.get("retry_after_seconds")),
@@ -193,6 +244,11 @@ def _hints(
 def _retry_after(value: object, now: float) -> float | None:
     number = _number(value)
     return number if number is not None else _until_date(value, now)
+
+
+def _milliseconds(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None else number / 1000
 
 
 def _until(value: object, now: float) -> float | None:

@@ -105,19 +105,21 @@ def test_refused_documents_go_behind_the_scored_ones(
 ) -> None:
     """Demoted documents keep their first-stage order behind scored ones, with an error code."""
     serve_scores(lambda _query, text: len(text) / 10, monkeypatch)
-    rows = run(tmp_path, {"q": ["POISON", "b"], "fine": ["a", "bb"]}, **FAILING)
+    texts = {"q": ["POISON", "b", "POISONED", "bb"], "fine": ["a", "bb"]}
+    rows = run(tmp_path, texts, **FAILING)
     assert order_of(rows, "fine") == ["fine-1", "fine-0"]
-    failed = [row for row in rows if row["query_id"] == "q"]
-    assert {row["rerank_status"] for row in failed} == {"failed"}
-    assert all(row["rerank_score"] is None and row["rerank_error"] for row in failed)
-    assert order_of(rows, "q") == ["q-0", "q-1"]
+    assert order_of(rows, "q") == ["q-3", "q-1", "q-0", "q-2"]
+    failed = [row for row in rows if row["rerank_status"] == "failed"]
+    assert [row["document_id"] for row in failed] == ["q-0", "q-2"]
+    assert all(row["rerank_score"] is None for row in failed)
+    assert {row["rerank_error"] for row in failed} == {"string_too_long"}
 
 
 def test_too_many_failures_publish_nothing_and_can_be_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over the allowed fraction the gate closes; --retry-failed sends only what failed."""
-    texts = {"q": ["POISON", "b"], "fine": ["a", "bb"]}
+    texts = {"q": ["POISON", "POISONED"], "fine": ["a", "bb"]}
     bodies = serve_scores(lambda _query, text: len(text) / 10, monkeypatch)
     with pytest.raises(GateFailed, match="2 of 4 documents failed"):
         run(tmp_path, texts)
@@ -159,7 +161,7 @@ def test_on_failed_fail_never_publishes_a_failed_document(
     with pytest.raises(GateFailed, match="on_failed: fail"):
         run(
             tmp_path,
-            {"q": ["POISON", "b"], "fine": ["a", "bb"]},
+            {"q": ["POISON", "POISONED"], "fine": ["a", "bb"]},
             failures={"on_failed": "fail", "max_failed_fraction": 1.0},
         )
 

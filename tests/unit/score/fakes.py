@@ -13,7 +13,7 @@ import httpx
 import orjson
 
 from rerank_jobs.config import Endpoint, Secret
-from rerank_jobs.model import Outcome, Passage, Request
+from rerank_jobs.model import Failed, Outcome, Passage, Request
 from rerank_jobs.score import (
     DIALECTS,
     Progress,
@@ -22,6 +22,7 @@ from rerank_jobs.score import (
     open_client,
     score_requests,
 )
+from rerank_jobs.score.judge import Shorten
 from tests.unit.score.simulation import simulate, wall_clock
 
 QUERY = "canary-query"
@@ -38,7 +39,7 @@ def make_request(number: int, passages: int = 3, units: int = 1) -> Request:
         query_key=number.to_bytes(16, "big"),
         query=f"{QUERY}-{number}",
         passages=tuple(
-            Passage(bytes([index]) * 16, f"{DOCUMENT}-{number}-{index}", 1, 8)
+            Passage(index.to_bytes(16, "big"), f"{DOCUMENT}-{number}-{index}", 1, 8)
             for index in range(passages)
         ),
         search_units=units,
@@ -84,7 +85,10 @@ Script = Callable[["FakeEndpoint", int], httpx.Response | Exception]
 
 @dataclass(slots=True)
 class FakeEndpoint(httpx.AsyncBaseTransport):
-    """Answers by ``script`` after a jittered latency and notes when what arrived."""
+    """Answers by ``script`` after a jittered latency and notes when what arrived.
+
+    ``documents`` are those of the request that the script answers; ``latency`` is the sum of all.
+    """
 
     script: Script
     low: float
@@ -95,17 +99,22 @@ class FakeEndpoint(httpx.AsyncBaseTransport):
     in_flight: int = 0
     most_in_flight: int = 0
     authorization: set[str | None] = field(default_factory=set)
+    documents: list[str] = field(default_factory=list)
+    latency: float = 0.0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        number = int(orjson.loads(request.content)["query"].rsplit("-", 1)[1])
+        body = orjson.loads(request.content)
+        number = int(body["query"].rsplit("-", 1)[1])
         self.authorization.add(request.headers.get("authorization"))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             latency = self.rng.uniform(self.low, self.high)
+            self.latency += latency
             await asyncio.sleep(latency / 2)
             self.arrivals.append((self.now, number))
             self.tries[number] += 1
+            self.documents = body["documents"]
             answer = self.script(self, number)
             await asyncio.sleep(latency / 2)
         finally:
@@ -152,6 +161,11 @@ class Run:
     ended_at: float
 
     @property
+    def failed(self) -> list[Failed]:
+        """The outcomes that are failures."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Failed)]
+
+    @property
     def numbers(self) -> list[int]:
         """The numbers of all requests with an outcome."""
         return sorted(outcome.request.number for outcome in self.outcomes)
@@ -166,12 +180,14 @@ async def score(
     settings: ScoreSettings | None = None,
     accept: Callable[[Outcome], None] | None = None,
     accept_seconds: float = 0.0,
+    shorten: Shorten | None = None,
     stop: asyncio.Event | None = None,
     low: float = 0.02,
     high: float = 0.12,
+    seed: int = 7,
 ) -> Run:
     """Score ``requests`` against a scripted endpoint in the running loop."""
-    fake = FakeEndpoint(script, low, high)
+    fake = FakeEndpoint(script, low, high, random.Random(seed))
     client = open_client(endpoint, Secret(KEY), transport=fake)
     outcomes: list[Outcome] = []
     progress: list[Progress] = []
@@ -189,6 +205,7 @@ async def score(
         client=client,
         dialect=DIALECTS["openrouter"],
         accept=take,
+        shorten=shorten,
         observe=progress.append,
         stop=stop,
         rng=random.Random(11),

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from rerank_jobs.model import Request
-from rerank_jobs.score.lanes import READ_AHEAD, Attempt, Lanes
+from rerank_jobs.score.lanes import READ_AHEAD, Lanes
+from rerank_jobs.score.narrowing import Attempt
 from tests.unit.score.fakes import make_request, make_requests
 from tests.unit.score.simulation import simulate
 

@@ -184,7 +184,7 @@ def test_bodies_that_are_no_reply_are_malformed(body: bytes) -> None:
 @pytest.mark.parametrize("model", [None, 7, "", ["m"], "a\x00b", "x" * 201])
 def test_a_reply_must_name_its_model(model: object) -> None:
     """Scores of an unnamed model cannot be kept under any name."""
-    assert decode(reply_body(3, model=model)) == Malformed("model is missing")
+    assert decode(reply_body(3, model=model)) == Malformed("model is missing", 0.001)
 
 
 def test_another_model_name_is_kept_as_it_is() -> None:

@@ -15,10 +15,14 @@ NOW = 1_790_000_000.0
 
 
 def read(
-    status: int, body: bytes | dict[str, Any], headers: dict[str, str] | None = None
+    status: int,
+    body: bytes | dict[str, Any],
+    headers: dict[str, str] | None = None,
+    *,
+    n: int = 10,
 ) -> Refusal:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return read_refusal(Answer(status, headers or {}, raw), NOW)
+    return read_refusal(Answer(status, headers or {}, raw), NOW, n)
 
 
 def error(**fields: Any) -> dict[str, Any]:
@@ -118,7 +122,9 @@ def test_the_reset_of_a_budget_is_a_wait(instant: str) -> None:
         b"error code: 1015",
         b"null",
         b"[]",
-        b'{"error":"Overloaded","error_type":"Overloaded"}',
+        b'"text"',
+        b"7",
+        b'{"error":"Overloaded"}',
         b'{"error":null}',
         b'{"error":[1]}',
         b'{"id":"x","message":"too many"}',
@@ -200,3 +206,159 @@ def test_no_free_text_survives() -> None:
         },
     )
     assert canary not in repr(read(400, body))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "text is too long",
+        "This model's maximum context length is 512 tokens",
+        "Request exceeds the maximum number of tokens",
+        "Input length 566 exceeds maximum allowed token size 512",
+        "input validation error: `inputs` must have less than 512 tokens. Given: 600",
+        "document at index 3 has too many tokens",
+        "the document exceeds 4096 tokens",
+        "documents must not be longer than the maximum of 122880 characters",
+        "Payload too large",
+    ],
+)
+@pytest.mark.parametrize("place", ["message", "detail", "error"])
+def test_a_message_about_size_is_recognised(message: str, place: str) -> None:
+    """Plain words about length say that a shorter text may pass, wherever they stand."""
+    refusal = read(400, {place: message})
+    assert refusal.too_long
+    assert not refusal.parameter_refused
+    assert not refusal.model_unknown
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "invalid document",
+        'cannot parse "this text is too long"',
+        "x" * 400 + " is too long",
+        "rate limit reached",
+        "the query must not be blank",
+    ],
+)
+def test_other_messages_are_not_about_size(message: str) -> None:
+    """What is quoted, stands far behind or is about something else says nothing of length."""
+    assert not read(400, {"message": message}).too_long
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_words_count_only_where_content_can_be_refused(status: int) -> None:
+    """A busy server's words about maxima and fields are not about a document."""
+    words = "unknown field: document at index 2 is too long"
+    refusal = read(status, {"message": words})
+    assert (refusal.too_long, refusal.index, refusal.parameter_refused) == (False, None, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "index"),
+    [
+        ("document at index 3 cannot be empty", 3),
+        ("documents[4] must be a string", 4),
+        ("documents: document at index 5 is an image", 5),
+        ("index: 6", 6),
+        ("texts.7: invalid", 7),
+        ("index 9", 9),
+        ("index 10", None),
+        ("index -1", None),
+        ("index 99999999999999", None),
+        ("3 documents are empty", None),
+        ("queries[2] is empty", None),
+        ("x" * 400 + " index 3", None),
+    ],
+)
+def test_a_named_document_is_an_index_in_range(message: str, index: int | None) -> None:
+    """An error's index is kept only if the request has such a document."""
+    assert read(400, {"message": message}, n=10).index == index
+
+
+@pytest.mark.parametrize(
+    ("fault", "index"),
+    [
+        ({"loc": ["body", "documents", 3]}, 3),
+        ({"loc": ["body", "documents", True]}, None),
+        ({"loc": ["body", "documents", -1]}, None),
+        ({"loc": ["body", "documents", 10]}, None),
+        ({"loc": ["body", "queries", 0]}, None),
+        ({"loc": ["body", 17], "type": "json_invalid"}, None),
+        ({"loc": "documents"}, None),
+        ({}, None),
+        (7, None),
+    ],
+)
+def test_a_fault_of_a_list_is_an_index_in_range(fault: Any, index: int | None) -> None:
+    """FastAPI's place of a fault names the document, and nothing odd in it crashes."""
+    refusal = read(422, {"detail": [fault]}, n=10)
+    assert refusal.index == index
+    assert not refusal.parameter_refused
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unknown field: parameter 'top_k' is not a valid field",
+        "Unrecognized request argument supplied: top_k",
+        'json: unknown field "top_k"',
+        "Extra inputs are not permitted",
+        "parameter 'top_k' is not supported",
+        "the field top_k is not allowed",
+        "Malformed input request: #: required key [api_version] not found",
+        "Failed to deserialize the JSON body into the target type: missing field `texts`",
+    ],
+)
+def test_a_refused_parameter_is_recognised(message: str) -> None:
+    """A field that every request has is the job's matter."""
+    assert read(422, {"message": message}).parameter_refused
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "document at index 3: unknown field",
+        "unsupported field in documents[2]",
+        'text "unknown field" is refused',
+        "the query is refused",
+    ],
+)
+def test_a_message_about_content_is_no_refused_parameter(message: str) -> None:
+    """What names a document, or quotes one, does not stop the job."""
+    assert not read(422, {"message": message}).parameter_refused
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": "context_length_exceeded", "message": "x"}},
+        {"error": {"type": "string_too_long"}},
+        {"error_type": "max_tokens_exceeded"},
+    ],
+)
+def test_a_type_about_size_is_recognised(body: dict[str, Any]) -> None:
+    """The closed words for length count in every place of a type."""
+    assert read(400, body).too_long
+
+
+def test_milliseconds_are_a_hint_too() -> None:
+    """retry-after-ms, which Cohere's clients heed, is a wait."""
+    assert read(429, b"", {"retry-after-ms": "1500"}).wait_seconds == 1.5
+
+
+def test_no_free_text_of_other_servers_survives() -> None:
+    """Plain messages, lists of faults and quoted bodies leave no trace."""
+    canary = "canary text"
+    nested = orjson.dumps({"message": canary}).decode()
+    bodies: list[Any] = [
+        {"id": canary, "message": canary},
+        {"detail": canary},
+        {"detail": [{"loc": ["body", canary], "msg": canary, "input": canary, "type": canary}]},
+        {"error": canary, "error_type": canary},
+        {"error": {"message": nested, "type": canary, "param": canary, "code": canary}},
+        {"message": canary, "__type": canary},
+        canary.encode(),
+    ]
+    for body in bodies:
+        assert canary not in repr(read(422, body, {"x-amzn-errortype": canary}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import httpx
@@ -19,7 +20,6 @@ LASTING = ["413", "401", "402", "404"]
 
 
 ANSWERS: dict[str, Callable[[], httpx.Response | Exception]] = {
-    "ok": ok,
     "429 hint": lambda: refuse(429, headers={"Retry-After": "3"}),
     "timeout": lambda: httpx.ReadTimeout("slow"),
     "reset": lambda: httpx.ReadError("reset"),
@@ -43,15 +43,19 @@ def test_outcomes_and_dollars_are_conserved(
     interrupted_at: float | None,
     allowance: float | None,
 ) -> None:
-    """Each request has one outcome or the run has a stop; sends and charges match the server's."""
+    """Each passage has one outcome or the run has a stop; sends and charges match the server's."""
     rng = random.Random(seed)
     served = charged = 0
+    sent: Counter[tuple[str, ...]] = Counter()
 
-    def script(_endpoint: FakeEndpoint, _number: int) -> httpx.Response | Exception:
+    def script(endpoint: FakeEndpoint, _number: int) -> httpx.Response | Exception:
         nonlocal served, charged
+        sent[tuple(endpoint.documents)] += 1
         kind = rng.choice(kinds) if rng.random() < trouble else "ok"
         served += kind == "ok"
         charged += kind in {"ok", "timeout", "reset", "garbled"}
+        if kind == "ok":
+            return ok(len(endpoint.documents))
         return ANSWERS[kind]() if kind in ANSWERS else refuse(int(kind))
 
     async def main() -> Run:
@@ -62,11 +66,12 @@ def test_outcomes_and_dollars_are_conserved(
 
     done = simulate(main())
     totals = done.result.totals
-    assert len(set(done.numbers)) == len(done.numbers)
-    assert done.result.stop is not None or done.numbers == list(range(COUNT))
+    texts = [passage.text for outcome in done.outcomes for passage in outcome.request.passages]
+    assert len(set(texts)) == len(texts)
+    assert done.result.stop is not None or len(texts) == 3 * COUNT
     assert totals.requests == done.endpoint.tries.total()
     assert totals.replies == served
-    assert totals.retries == totals.requests - len(done.endpoint.tries)
+    assert totals.retries == totals.requests - len(sent)
     spent = totals.cost_usd + totals.unknown_usd
     assert abs(spent - charged * 0.001) < 1e-9
     assert allowance is None or spent <= allowance + 1e-9

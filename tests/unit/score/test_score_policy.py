@@ -15,9 +15,10 @@ from rerank_jobs.errors import (
     RerankJobsError,
 )
 from rerank_jobs.score.dialects import refusals
-from rerank_jobs.score.exchange import Lost, Malformed, Problem, Refusal
+from rerank_jobs.score.exchange import Action, Lost, Malformed, Problem, Refusal
 from rerank_jobs.score.policy import (
     BY_AVAILABILITY,
+    BY_ERROR_TYPE,
     BY_LIMIT_SOURCE,
     BY_REASON,
     Decision,
@@ -243,6 +244,54 @@ def test_every_known_word_has_a_row() -> None:
     assert set(BY_LIMIT_SOURCE) == refusals.LIMIT_SOURCES
     assert set(BY_REASON) == refusals.REASONS
     assert set(BY_AVAILABILITY) == refusals.AVAILABILITY
+    assert set(BY_ERROR_TYPE) <= set(refusals.STATUS_OF_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "kind"),
+    [
+        (429, "insufficient_quota", CreditStop),
+        (400, "invalid_api_key", KeyStop),
+        (400, "model_not_found", EndpointStop),
+        (400, "AccessDeniedException", KeyStop),
+        (400, "ExpiredTokenException", KeyStop),
+        (400, "UnrecognizedClientException", KeyStop),
+        (400, "ServiceQuotaExceededException", QuotaStop),
+    ],
+)
+def test_an_error_type_that_says_more_decides(
+    status: int, error_type: str, kind: type[RerankJobsError]
+) -> None:
+    """Some statuses are those of a content error, and the type says that it is none."""
+    assert type(stop_of(Refusal(status, error_type=error_type))) is kind
+
+
+def test_throttling_may_come_as_a_400() -> None:
+    """AWS's older services throttle with 400 and a type."""
+    assert judge(Refusal(400, error_type="ThrottlingException")) == Throttled()
+
+
+def test_a_refused_parameter_is_the_jobs_fault() -> None:
+    """No request of the job can succeed: it stops and names the options."""
+    error = stop_of(Refusal(422, parameter_refused=True))
+    assert type(error) is EndpointStop
+    assert "endpoint.options" in str(error)
+    assert judge(Refusal(500, parameter_refused=True)) == Retry()
+
+
+def test_a_failure_keeps_what_bisecting_needs() -> None:
+    """The guilty document and the matter of length reach the decision."""
+    refusal = Refusal(400, index=3, too_long=True)
+    assert judge(refusal) == Fail("http_400", index=3, too_long=True)
+
+
+def test_a_dialect_may_mean_otherwise_by_a_status() -> None:
+    """Its own row goes before the table's."""
+    decision = decide(
+        Refusal(424), TARGET, longest_wait=600, now=NOW, by_status={424: Action.RETRY}
+    )
+    assert decision == Retry()
+    assert type(stop_of(Refusal(424))) is EndpointStop
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""What of a job's endpoint goes into each request body beside model, query and texts. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from rerank_jobs.config import Endpoint
+from rerank_jobs.errors import JobError
+from rerank_jobs.score.dialects import DIALECTS
+
+__all__ = ["body_fields"]
+
+
+def body_fields(endpoint: Endpoint) -> dict[str, Any]:
+    """Return further top-level fields of each request: only documented ones, ready to be sent.
+
+    For OpenRouter these are ``provider``, ``user``, ``session_id`` and ``trace``, for the others
+    ``endpoint.options``.
+
+    Raises:
+        JobError: a key that the dialect does not take, or a value that JSON cannot hold.
+
+    """
+    dialect = DIALECTS[endpoint.dialect]
+    routing = {
+        "provider": None if endpoint.provider is None else endpoint.provider.to_body(),
+        "user": endpoint.user,
+        "session_id": endpoint.session_id,
+        "trace": endpoint.trace,
+    }
+    fields = {name: value for name, value in routing.items() if value is not None}
+    if fields and not dialect.routes:
+        raise JobError(
+            f"endpoint.{next(iter(fields))}: the dialect {dialect.name} does not take it: leave it"
+            " out"
+        )
+    for name in endpoint.options:
+        if name not in dialect.options:
+            known = ", ".join(sorted(dialect.options)) or "none"
+            raise JobError(
+                f"endpoint.options.{name}: the dialect {dialect.name} takes no such option"
+                f" (it takes: {known})"
+            )
+    fields |= endpoint.options
+    for name, value in fields.items():
+        _check_json(endpoint, name, value)
+    return fields
+
+
+def _check_json(endpoint: Endpoint, name: str, value: object) -> None:
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        where = f"options.{name}" if name in endpoint.options else name
+        raise JobError(f"endpoint.{where}: holds a value that JSON has no form for") from None
