@@ -11,7 +11,7 @@ help:
 	@echo "make test      the tests (under six minutes)"
 	@echo "make test-all  the tests and the slow ones (crash, large)"
 	@echo "make lint      ruff, mypy, import-linter"
-	@echo "make bench     benchmarks, one after the other: figures, no verdicts (ten minutes)"
+	@echo "make bench     benchmarks, one after the other: figures, no verdicts (six minutes)"
 	@echo "make pins      compile requirements/ again"
 	@echo "make clean     remove .venv, the demo and caches"
 

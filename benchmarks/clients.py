@@ -38,15 +38,15 @@ class Client:
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     # The slow ones get fewer requests: what counts is CPU per request.
     clients = [
-        Client("(a) bare aiohttp + orjson", "aiohttp", 6000),
-        Client("(b) bare httpx over httpx-aiohttp", "httpx", 4000),
-        Client("(c) cohere AsyncClientV2", "cohere", 1000),
-        Client("(d) openrouter SDK", "openrouter", 400),
-        Client("(e) our whole engine, ledger on", "engine", 6000),
+        Client("(a) bare aiohttp + orjson", "aiohttp", 4000),
+        Client("(b) bare httpx over httpx-aiohttp", "httpx", 2000),
+        Client("(c) cohere AsyncClientV2", "cohere", 600),
+        Client("(d) openrouter SDK", "openrouter", 150),
+        Client("(e) our whole engine, ledger on", "engine", 4000),
     ]
     with serve_apart() as url:
         for _ in range(rounds):
