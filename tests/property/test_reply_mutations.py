@@ -85,7 +85,7 @@ def test_the_verdict_on_every_mutated_reply_is_the_oracles(api: str) -> None:
     check()
     assert examples >= EACH
     assert set(used) == set(MUTATIONS)
-    assert min(verdicts[kind] for kind in ("scored", "refused", "broken")) >= EACH // 50
+    assert min(verdicts[kind] for kind in ("scored", "refused", "broken")) >= 5
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
