@@ -4,14 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 export PYTHONWARNINGS ?=
 
-.PHONY: help setup demo test test-slow test-all lint format bench pins clean
+.PHONY: help setup demo test test-slow test-all lint format bench bench-pipeline bench-clients bench-pacing pins clean
 
 help:
 	@echo "make demo      rerank a table made from Python's own documentation, without key or service"
 	@echo "make test      the tests (under six minutes)"
 	@echo "make test-all  the tests and the slow ones (crash, large)"
 	@echo "make lint      ruff, mypy, import-linter"
-	@echo "make bench     benchmarks: figures, no verdicts"
+	@echo "make bench     benchmarks, one after the other: figures, no verdicts (ten minutes)"
 	@echo "make pins      compile requirements/ again"
 	@echo "make clean     remove .venv, the demo and caches"
 
@@ -47,8 +47,19 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)
+bench: bench-pipeline bench-clients bench-pacing
+
+bench-pipeline: $(STAMP)
+	@echo "== pipeline: a million pairs, stage by stage"
 	@$(BIN)/python -m benchmarks.pipeline
+
+bench-clients: $(STAMP)
+	@echo "== clients: CPU per request (about two minutes)"
+	@$(BIN)/python -m benchmarks.clients
+
+bench-pacing: $(STAMP)
+	@echo "== pacing: 1,000 requests a minute (three minutes)"
+	@$(BIN)/python -m benchmarks.pacing
 
 pins: $(STAMP)
 	@$(BIN)/python -m uv pip compile pyproject.toml --extra dev --extra embedded --universal --python-version 3.11 \

@@ -5,7 +5,7 @@
     |-- InputError           the table is wrong: file, column and row are named             exit 2
     |-- StateError           the state root is damaged, foreign or of another format        exit 2
     |-- Stopped              nothing is lost: remove the cause, run again, it goes on       exit 3
-    |   |-- BudgetStop       a plan dearer than the budget, or a spent allowance
+    |   |-- BudgetStop       a plan dearer than a budget, or a spent allowance, day or month
     |   |-- KeyStop          no key, or a key that the endpoint refused (401, 403)
     |   |-- CreditStop       the account is out of credit, or at its limit (402, 403)
     |   |-- QuotaStop        a daily quota, or a limit with a known instant of reset
@@ -79,7 +79,7 @@ class Stopped(RerankJobsError):
 
 
 class BudgetStop(Stopped):
-    """The plan costs more than the budget, or a shard has spent its allowance."""
+    """The plan costs more than a budget, or what a shard may spend is spent."""
 
 
 class KeyStop(Stopped):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer, open_transport
 from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
@@ -36,7 +37,7 @@ from rerank_jobs.publish.publisher import (
     publish_plan,
     tidy,
 )
-from rerank_jobs.score import Progress, body_fields
+from rerank_jobs.score import Progress, body_fields, read_access
 from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
@@ -65,7 +66,8 @@ __all__ = [
 class Planned:
     """A partition's plan: frozen (``plan``), or published already (``current``).
 
-    ``paid`` is what earlier runs of a frozen plan have sealed.
+    ``paid`` is what earlier runs of a frozen plan have sealed; ``outlook`` where the budgets of the
+    day and the month stand before it.
     """
 
     partition: str
@@ -74,6 +76,7 @@ class Planned:
     plan: Plan | None
     current: Generation | None
     paid: Spent | None = None
+    outlook: Outlook = dataclasses.field(default_factory=Outlook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,8 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
     Raises:
         JobError: the endpoint's dialect does not take a field that the job sets.
         InputError: the table cannot be used.
-        BudgetStop: the plan may cost more than the budget; nothing is frozen.
-        KeyStop: the endpoint needs a key and there is none.
+        BudgetStop: the plan may cost more than a budget has left; nothing is frozen.
+        KeyStop: the endpoint needs a key or a secret header and there is none.
 
     """
     return _plan(job, partition, limit_queries, frozen=True)
@@ -132,11 +135,15 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
     if state.exists(plan_name(partition, identity)):
         plan = read_plan(state, partition, identity)
+        outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
-        return Planned(partition, identity, plan.promise, plan, None, add_up_spent(state, plan))
+            check_outlook(job, outlook)
+        paid = add_up_spent(state, plan)
+        return Planned(partition, identity, plan.promise, plan, None, paid, outlook)
     if frozen:
         read_api_key(job.endpoint)
+        read_access(job.endpoint, job.resolve)
     salt = prepare_state(state)
     compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
@@ -145,11 +152,13 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         draft = build_plan(
             job, table, salt=salt, library=library, folder=folder, limit_queries=limit_queries
         )
+        outlook = foresee(job, state, partition, identity, draft, now=time.time())
         if not frozen:
-            return Planned(partition, identity, draft.promise, None, None)
+            return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
+        check_outlook(job, outlook)
         plan = freeze(state, job, table, partition, scorer, identity, draft)
-    return Planned(partition, identity, plan.promise, plan, None)
+    return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
 
 
 def find_plan(job: Job, partition: str, plan_id: str) -> Planned:

@@ -73,6 +73,8 @@ def describe_problem(model: type[BaseModel], problem: dict[str, Any]) -> str:
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
+        if isinstance(part, int):  # an item of a list, whose kind stands in the field itself
+            continue
         field = model.model_fields.get(str(part))
         kinds = [field.annotation, *get_args(field.annotation)] if field else []
         inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]

@@ -1,4 +1,4 @@
-"""An API key in memory: shown by nothing, written by nothing."""
+"""Secrets in memory: shown by nothing, written by nothing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from rerank_jobs.errors import KeyStop
 
-__all__ = ["Secret", "read_secret"]
+__all__ = ["Secret", "read_header_secret", "read_secret"]
 
 _KEY_SHAPE = re.compile(r"[!-~]+")
+_HEADER_SHAPE = re.compile(r"[ -~]+")
 
 
 class Secret:
-    """An API key that no ``repr``, ``str``, pickle or traceback shows; ``reveal()`` gives it."""
+    """A secret that no ``repr``, ``str``, pickle or traceback shows; ``reveal()`` gives it."""
 
     __slots__ = ("_value",)
 
@@ -25,7 +26,7 @@ class Secret:
         self._value = value.strip()
 
     def reveal(self) -> str:
-        """Return the key itself: only for the Authorization header."""
+        """Return the secret itself: only for the header that carries it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -35,12 +36,35 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Refuse to be pickled: a key must not reach XCom or a state file."""
+        """Refuse to be pickled: a secret must not reach XCom or a state file."""
         raise TypeError("a Secret cannot be pickled")
 
 
-def read_secret(variable: str, url: str) -> Secret | None:
+def read_header_secret(variable: str, header: str) -> Secret:
+    """Return the value of a secret header from an environment variable.
+
+    Raises:
+        KeyStop: the variable is not set, or holds what no header can carry.
+
+    """
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise KeyStop(
+            f"no value for the header {header}: set the environment variable {variable}"
+            " (endpoint.secret_headers names it) and run again"
+        )
+    if not _HEADER_SHAPE.fullmatch(value):
+        raise KeyStop(
+            f"the environment variable {variable} holds characters that the header {header} cannot"
+            " carry (a line break, a letter outside ASCII): set it again"
+        )
+    return Secret(value)
+
+
+def read_secret(variable: str, url: str, *, needed: bool = True) -> Secret | None:
     """Return the key in an environment variable; a server on this machine may need none.
+
+    Without ``needed`` no server needs one.
 
     Raises:
         KeyStop: the variable is not set, or holds what no header can carry.
@@ -54,6 +78,8 @@ def read_secret(variable: str, url: str) -> Secret | None:
         )
     if value:
         return Secret(value)
+    if not needed:
+        return None
     host = re.sub(r"^https?://([^/]*).*", r"\1", url)
     if host.rsplit(":", 1)[0] in {"127.0.0.1", "localhost", "[::1]"}:
         return None

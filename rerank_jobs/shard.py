@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
+from rerank_jobs.budgets import explain_stop, find_tightest, is_free, read_caps
 from rerank_jobs.config import Context, Job, read_api_key
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import Claim, acquire
@@ -35,6 +37,7 @@ from rerank_jobs.score import (
     ScoreResult,
     ScoreSettings,
     open_client,
+    read_access,
     score_requests,
 )
 from rerank_jobs.storage import Store, read_json, seal_json
@@ -55,8 +58,9 @@ class ShardResult:
 class Bounds:
     """How far one run of a shard may go.
 
-    ``extra_usd`` may be spent beyond the shard's allowance; after ``max_seconds`` nothing more is
-    sent; with ``retry_failed`` what the endpoint refused earlier is sent once more.
+    ``extra_usd`` may be spent beyond the shard's allowance, but not beyond a budget of the day or
+    month; after ``max_seconds`` nothing more is sent; with ``retry_failed`` what the endpoint
+    refused earlier is sent once more.
     """
 
     retry_failed: bool = False
@@ -89,7 +93,8 @@ def score_shard(
     done = read_done(store, folder)
     if done is not None and not (bounds.retry_failed and done.statuses.get("failed")):
         return ShardResult(done, ScoreTotals())
-    claim = acquire(store, folder, owner)
+    reserved = 0.0 if is_free(job.endpoint) else shard.allowance_usd + bounds.extra_usd
+    claim = acquire(store, folder, owner, reserved_usd=reserved if shard.requests else 0.0)
     with claim:
         if done is not None:
             store.delete(f"{folder}/done.json")
@@ -99,13 +104,15 @@ def score_shard(
             requests = read_requests(store, shard, loaded, retry_failed=bounds.retry_failed)
             left = _find_left(job, shard, store, folder, loaded)
             most = None if left is None else left + bounds.extra_usd
+            cap = find_tightest(read_caps(job, store, time.time(), ours=folder), most)
+            most = most if cap is None else cap.left_usd
             settings = ScoreSettings.from_endpoint(job.endpoint, most, bounds.max_seconds)
             result = _send(job, plan, requests, settings, store, claim, transport, observe)
             totals = result.totals
             _record(store, folder, claim.epoch, result, loaded)
             if result.stop is not None:
                 claim.check()
-                raise result.stop
+                raise explain_stop(result.stop, cap)
             if left is not None:
                 extra = max(0.0, totals.cost_usd + totals.unknown_usd - max(left, 0.0))
         claim.check()
@@ -184,10 +191,10 @@ def _send(
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None,
 ) -> ScoreResult:
-    key = read_api_key(job.endpoint)
+    key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
 
     async def send() -> ScoreResult:
-        client = open_client(job.endpoint, key, transport=transport())
+        client = open_client(job.endpoint, key, access=access, transport=transport())
         ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
         with _stop_on_signal(claim) as stop:
             try:
@@ -241,6 +248,7 @@ def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: 
     """Leave what this process did beside the segments: for people, not for resuming."""
     document = {
         "epoch": epoch,
+        "ended_at": time.time(),
         "totals": asdict(result.totals),
         "stop": type(result.stop).__name__ if result.stop else None,
         "segments_before": len(loaded.segments),

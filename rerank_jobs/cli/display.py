@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rerank_jobs.budgets import Outlook
 from rerank_jobs.cli.figures import list_sending
 from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, RunResult, open_roots
@@ -39,7 +40,7 @@ def print_promise(console: Console, job: Job, planned: Planned) -> None:
         console.print(f"Already published as generation {planned.current.number}: nothing to send.")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for row in [*_promise_rows(job, promise), *_paid_rows(planned)]:
+    for row in [*_promise_rows(job, promise), *_paid_rows(planned), *_budget_rows(planned.outlook)]:
         table.add_row(*row)
     console.print(table)
 
@@ -76,6 +77,10 @@ def _paid_rows(planned: Planned) -> list[tuple[str, str]]:
     if paid is None or not paid.requests:
         return []
     return [("Of it paid", f"{paid.requests:,} requests, ${paid.cost_usd:,.3f}: not sent again")]
+
+
+def _budget_rows(outlook: Outlook) -> list[tuple[str, str]]:
+    return [("Budget", outlook.describe())] if outlook.caps else []
 
 
 class RunDisplay:

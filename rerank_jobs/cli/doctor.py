@@ -7,24 +7,29 @@ that costs nothing (``GET /key``) to a remote endpoint.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import orjson
 
-from rerank_jobs.config import Job, check_partition_key, read_api_key
-from rerank_jobs.errors import JobError, RerankJobsError
+from rerank_jobs.cli.credit import format_usd
+from rerank_jobs.config import (
+    Endpoint,
+    Job,
+    Secret,
+    check_partition_key,
+    read_api_key,
+    read_secret_headers,
+)
+from rerank_jobs.errors import JobError, KeyStop, RerankJobsError
 from rerank_jobs.job import open_roots
 from rerank_jobs.job_file import load_job
+from rerank_jobs.score import DIALECTS, Account, KeyReply, ask_account, read_access
 from rerank_jobs.storage import Put, Store
 from rerank_jobs.tables.sources import open_input
 
@@ -93,9 +98,14 @@ def _look_at_input(job: Job, partition: str) -> str:
 
 def _look_at_key(job: Job) -> str:
     key = read_api_key(job.endpoint)
+    if job.endpoint.embedded:
+        return "none needed"
+    headers = "".join(f", {header} too" for header, _ in read_secret_headers(job.endpoint))
     if key is not None:
-        return f"{job.endpoint.api_key_env} is set"
-    return "none needed" if job.endpoint.embedded else "none set, none needed on this machine"
+        return f"{job.endpoint.api_key_env} is set{headers}"
+    if headers:
+        return f"{job.endpoint.api_key_env} is not set{headers.replace(' too', ' is set')}"
+    return "none set, none needed on this machine"
 
 
 def _try_store(store: Store) -> str:
@@ -122,27 +132,42 @@ def _look_at_disk(job: Job) -> Finding:
 
 
 def _look_at_endpoint(job: Job) -> Iterator[Finding]:
-    if job.endpoint.embedded:
+    endpoint = job.endpoint
+    if endpoint.embedded:
         yield _try("endpoint", _load_embedded)
         return
-    key = os.environ.get(job.endpoint.api_key_env, "").strip()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        reply = httpx.get(f"{job.endpoint.url.rstrip('/')}/key", headers=headers, timeout=15)
-    except (httpx.HTTPError, ValueError) as error:
-        kind = type(error).__name__
-        seen = f"{job.endpoint.url} cannot be reached ({kind}): check url, network and proxy"
-        yield Finding("endpoint", well=False, seen=seen)
+        reply = ask_account(
+            endpoint, _find_key(endpoint), read_access(endpoint, job.resolve), timeout_seconds=15
+        )
+    except RerankJobsError as error:
+        yield Finding("endpoint", well=False, seen=str(error))
         return
-    if reply.status_code in {401, 403}:
-        check = f"check {job.endpoint.api_key_env}"
-        seen = f"{job.endpoint.url} refused the key ({reply.status_code}): {check}"
-        yield Finding("endpoint", well=False, seen=seen)
-    else:
-        seen = f"{job.endpoint.url} answers ({reply.status_code}){_credit(reply)}"
-        yield Finding("endpoint", reply.status_code < 500, seen)
-    if "date" in reply.headers:
-        yield _compare_clocks(parsedate_to_datetime(reply.headers["date"]))
+    yield _judge_endpoint(endpoint, reply)
+    if reply.server_time is not None:
+        yield _compare_clocks(reply.server_time)
+
+
+def _find_key(endpoint: Endpoint) -> Secret | None:
+    """Return the key if there is one that can be sent: what is wrong with it is said elsewhere."""
+    try:
+        return read_api_key(endpoint)
+    except KeyStop:
+        return None
+
+
+def _judge_endpoint(endpoint: Endpoint, reply: KeyReply) -> Finding:
+    if reply.status is None:
+        check = "check url, network, proxy and ca_file"
+        seen = f"{endpoint.url} cannot be reached ({reply.reason}): {check}"
+        return Finding("endpoint", well=False, seen=seen)
+    asked = DIALECTS[endpoint.dialect].routes
+    if asked and reply.status in {401, 403}:
+        check = f"check {endpoint.api_key_env}"
+        seen = f"{endpoint.url} refused the key ({reply.status}): {check}"
+        return Finding("endpoint", well=False, seen=seen)
+    seen = f"{endpoint.url} answers ({reply.status}){_describe_account(reply.account)}"
+    return Finding("endpoint", reply.status < 500, seen)
 
 
 def _load_embedded() -> str:
@@ -152,16 +177,23 @@ def _load_embedded() -> str:
     return "embedded: an offline English stand-in, free"
 
 
-def _credit(reply: httpx.Response) -> str:
-    try:
-        remaining = orjson.loads(reply.content)["data"]["limit_remaining"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+def _describe_account(account: Account | None) -> str:
+    if account is None:
         return ""
-    return "" if remaining is None else f"; ${remaining:,.2f} of the key's limit remain"
+    words = []
+    if account.remaining is not None:
+        words.append(f"{format_usd(account.remaining)} of the key's limit remain")
+    if account.usage_daily is not None:
+        words.append(f"{format_usd(account.usage_daily)} used today")
+    if account.is_free_tier:
+        words.append("free tier")
+    if account.expires_at is not None:
+        words.append(f"the key expires {account.expires_at[:10]}")
+    return "".join(f"; {word}" for word in words)
 
 
-def _compare_clocks(theirs: datetime) -> Finding:
-    difference = abs(theirs.timestamp() - time.time())
+def _compare_clocks(theirs: float) -> Finding:
+    difference = abs(theirs - time.time())
     well = difference <= CLOCK_SECONDS
     seen = f"{difference:.0f} s from the endpoint's" + (
         "" if well else ": set this machine's clock"

@@ -37,22 +37,41 @@ output: {{path: out/shop}}           # published tables only
 
 endpoint:
   url: embedded                    # embedded: offline stand-in, free | https://openrouter.ai/api/v1
-  dialect: openrouter
+  dialect: openrouter              # the wire format: openrouter | cohere | jina | voyage | vllm | tei | infinity | nim | bedrock
   model: cohere/rerank-v3.5
   api_key_env: OPENROUTER_API_KEY  # the variable that holds the key; the key itself never stands here
   # requests_per_minute: 1000      # default: 1000 for a remote endpoint, unpaced for the embedded one
+  # tokens_per_minute: 2000000     # for providers that limit tokens too
+  # share: 1.0                     # this process's part of both limits, where several share them
   # max_concurrency: 32
   # timeout_seconds: 90            # a request that timed out may have been billed: keep it long
   # patience_seconds: 600          # stop, resumable, when nothing succeeded for so long
   # usd_per_search: 0.001          # what a search unit is planned with; replies say the truth
+  # usd_per_million_tokens: 0.05   # for models that are priced by tokens
   # revision: ""                   # change it to leave earlier scores behind, say after a model update
+  # listwise: false                # true: a score depends on the other documents of its request
+  # provider: {{data_collection: deny}}  # OpenRouter's routing preferences: order, only, ignore, zdr, max_price, ...
+  # options: {{}}                    # fields that the dialect knows besides
+  # user: nightly                  # user, session_id, trace: for OpenRouter's logs; they change no score
+  # session_id: shop-nightly
+  # trace: {{trace_name: shop}}
+  # app: {{url: "https://shop.example", title: Shop, categories: []}}  # OpenRouter's app attribution
+  # headers: {{X-Team: search}}      # sent with every request
+  # secret_headers: {{X-Gateway-Token: GATEWAY_TOKEN}}  # header: the variable that holds its value
+  # proxy: environment             # HTTPS_PROXY, NO_PROXY, ... | http://proxy.example:3128 | none unless named
+  # ca_file: ca.pem                # certificates to trust besides the usual ones
 
 context:
   tokens: 4096                     # of query and passage together
   long_documents: window           # window: score = best window | truncate | fail
   # overlap_tokens: 128
+  # scope: pair                    # pair: each passage with its query fits | request: a whole request does
+  # tokenizer: tokenizer.json      # counts exactly; default: an estimate with a margin
 
-budget: {{max_usd: 5.0}}             # a plan that may cost more sends nothing
+budget:
+  max_usd: 5.0                     # a plan that may cost more sends nothing
+  # max_usd_per_day: 20.0          # the same for all that this state root spends in a UTC day,
+  # max_usd_per_month: 400.0       # and in a UTC month
 
 failures:
   on_failed: demote                # documents the endpoint refuses: demote | keep_first_stage | fail
@@ -63,6 +82,7 @@ reuse:
   max_age_days: 90
 
 memory: 1GB
+# max_runtime: 2h                  # then stop, resumable
 """
 
 

@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rerank-jobs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_job_commands(commands)
+    _add_serve(commands)
     _add_other_commands(commands)
     return parser
 
@@ -142,7 +143,7 @@ def _add_job_commands(commands: Commands) -> None:
     )
 
 
-def _add_other_commands(commands: Commands) -> None:
+def _add_serve(commands: Commands) -> None:
     serve = _add(commands, "serve", "serve:serve", "serve the embedded rerank endpoint on a port")
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: loopback)"
@@ -157,9 +158,6 @@ def _add_other_commands(commands: Commands) -> None:
         help="instant: meaningless scores at once, for load tests",
     )
     serve.add_argument(
-        "--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond"
-    )
-    serve.add_argument(
         "--latency-ms", type=_amount, default=0.0, metavar="MS", help="delay of each reply"
     )
     serve.add_argument(
@@ -169,6 +167,36 @@ def _add_other_commands(commands: Commands) -> None:
         metavar="USD",
         help="what a search unit is said to cost (default: 0.001, as the API)",
     )
+    _add_limits(serve)
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond"
+    )
+    serve.add_argument("--tokens-per-minute", type=_positive, metavar="N", help="the same, tokens")
+    serve.add_argument(
+        "--window-seconds",
+        type=_positive,
+        default=60,
+        metavar="S",
+        help="length of the window that the rates are counted in (default: 60)",
+    )
+    serve.add_argument(
+        "--window-kind",
+        choices=("sliding", "counting", "fixed"),
+        default="sliding",
+        help="sliding: strict; counting: refused requests take room too; fixed: by the clock",
+    )
+    serve.add_argument(
+        "--credit-usd", type=_amount, metavar="USD", help="answer 402 once so much is billed"
+    )
+    serve.add_argument(
+        "--faults", type=Path, metavar="FILE", help="what is to go wrong (docs/embedded.md)"
+    )
+
+
+def _add_other_commands(commands: Commands) -> None:
     init = _add(commands, "init", "init:init", "write a commented job file")
     init.add_argument("path", type=Path, nargs="?", default=Path("rerank.yaml"))
     demo = _add(

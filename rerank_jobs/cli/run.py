@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from typing import Any
 
 import orjson
 from rich.console import Console
 
+from rerank_jobs.budgets import check_outlook
+from rerank_jobs.cli.credit import ask_credit, check_credit, describe_credit
 from rerank_jobs.cli.display import RunDisplay, print_promise, print_result
 from rerank_jobs.cli.figures import describe_sending
 from rerank_jobs.config import Job
@@ -30,6 +33,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 
     def announce(planned: Planned) -> None:
         print_promise(talk, job, planned)
+        check_credit(job, planned)
         display.start(planned.promise)
 
     with contextlib.closing(display):
@@ -53,12 +57,18 @@ def plan_job(arguments: argparse.Namespace) -> int:
     """Price a job's partition; the exit code says whether the budget would allow it."""
     job = load_job(arguments.job)
     planned = preview_partition(job, arguments.partition, limit_queries=arguments.limit_queries)
+    reply = ask_credit(job, planned)
+    account = reply.account if reply is not None else None
     if arguments.json:
-        _print_json(describe_plan(job, planned))
+        told = None if account is None else dataclasses.asdict(account)
+        _print_json({**describe_plan(job, planned), "account": told})
     else:
         print_promise(Console(highlight=False), job, planned)
+        if reply is not None:
+            print(f"Credit    {describe_credit(reply, planned)}")
     if planned.current is None:
         check_budget(job, planned.promise)
+        check_outlook(job, planned.outlook)
     return 0
 
 
@@ -81,7 +91,11 @@ def describe_plan(job: Job, planned: Planned) -> dict[str, Any]:
         "output": str(_output(job, planned.partition)),
         "manifest": _manifest(job, planned.current),
         "published": planned.current is not None,
-        "plan": {**promise.to_json(), **_describe_paid(planned.paid or Spent())},
+        "plan": {
+            **promise.to_json(),
+            **_describe_paid(planned.paid or Spent()),
+            **planned.outlook.to_json(),
+        },
     }
 
 

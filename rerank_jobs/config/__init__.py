@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank_jobs.config.endpoint import API_SEARCH_USD, EMBEDDED, Endpoint
-from rerank_jobs.config.job import Job, read_api_key
+from rerank_jobs.config.job import Job, read_api_key, read_secret_headers
 from rerank_jobs.config.limits import Context, Ledger
 from rerank_jobs.config.table import Columns, Input, Layout
 from rerank_jobs.places import ALL, check_partition_key
@@ -23,4 +23,5 @@ __all__ = [
     "Secret",
     "check_partition_key",
     "read_api_key",
+    "read_secret_headers",
 ]

@@ -28,9 +28,9 @@ from rerank_jobs.config.part import Part
 from rerank_jobs.config.table import Candidates, Input, Output, Partition, State
 from rerank_jobs.errors import JobError
 from rerank_jobs.places import ALL, is_inside
-from rerank_jobs.secret import Secret, read_secret
+from rerank_jobs.secret import Secret, read_header_secret, read_secret
 
-__all__ = ["Job", "read_api_key"]
+__all__ = ["Job", "read_api_key", "read_secret_headers"]
 
 
 class Job(Part):
@@ -131,8 +131,26 @@ class Job(Part):
 def read_api_key(endpoint: Endpoint) -> Secret | None:
     """Return the key for the endpoint, ``None`` where none is needed.
 
+    A job with secret headers may bring its key in one of them.
+
     Raises:
         KeyStop: see ``read_secret``.
 
     """
-    return None if endpoint.embedded else read_secret(endpoint.api_key_env, endpoint.url)
+    if endpoint.embedded:
+        return None
+    needed = not endpoint.secret_headers
+    return read_secret(endpoint.api_key_env, endpoint.url, needed=needed)
+
+
+def read_secret_headers(endpoint: Endpoint) -> tuple[tuple[str, Secret], ...]:
+    """Return the endpoint's secret headers with their values.
+
+    Raises:
+        KeyStop: see ``read_header_secret``.
+
+    """
+    return tuple(
+        (header, read_header_secret(variable, header))
+        for header, variable in endpoint.secret_headers.items()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
@@ -11,8 +12,10 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from rerank_jobs.endpoint.app import API_PREFIX, create_app
+from rerank_jobs.endpoint.breaking import TRANSPORT
 from rerank_jobs.errors import JobError
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "serve"]
@@ -34,6 +37,7 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, **app_options: Any
     with _bind(host, port) as listener:
         config = uvicorn.Config(
             app,
+            http=_Protocol,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -44,6 +48,17 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, **app_options: Any
         sys.stdout.write(f"listening on http://{shown_host}:{bound_port}{API_PREFIX}\n")
         sys.stdout.flush()
         _Server(config).run(sockets=[listener])
+
+
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's HTTP, with the connection's transport in the scope: faults reset or close it."""
+
+    app_state: dict[str, Any]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Take over a connection."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, TRANSPORT: transport}
 
 
 class _Server(uvicorn.Server):

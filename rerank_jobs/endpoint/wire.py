@@ -6,8 +6,8 @@ documents and their words are Cohere's, which answers behind it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ __all__ = [
     "PROVIDER",
     "BadRequestError",
     "RerankCall",
+    "WireAnswer",
     "build_error",
     "build_key_info",
     "build_reply",
@@ -44,6 +45,16 @@ class RerankCall:
     def __repr__(self) -> str:
         """Describe the call without its text."""
         return f"RerankCall({len(self.documents)} documents, top_n={self.top_n})"
+
+
+@dataclass(frozen=True, slots=True)
+class WireAnswer:
+    """A whole HTTP answer; ``headers`` do not hold its content type and length."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    content_type: str = "application/json"
 
 
 def parse_call(body: bytes) -> RerankCall:
@@ -104,17 +115,18 @@ def build_error(
     return {"error": error}
 
 
-def build_key_info(usage: float) -> dict[str, Any]:
-    """Return the body of ``GET /key`` for a key without limit that has used ``usage`` dollars.
+def build_key_info(usage: float, limit: float | None = None) -> dict[str, Any]:
+    """Return the body of ``GET /key`` for a key that has used ``usage`` of ``limit`` dollars.
 
-    It has the fields of the API document and those that newer clients require.
+    ``None``: it has no limit. The body has the fields of the API document and those that newer
+    clients require.
     """
     periods = ("", "_daily", "_weekly", "_monthly")
     return {
         "data": {
             "label": "embedded",
-            "limit": None,
-            "limit_remaining": None,
+            "limit": limit,
+            "limit_remaining": None if limit is None else max(0.0, round(limit - usage, 9)),
             "limit_reset": None,
             "include_byok_in_limit": False,
             **{f"usage{period}": usage for period in periods},

@@ -3,6 +3,8 @@
 A claim is an object ``claim/<epoch>.json`` that exactly one process can create. Its owner writes a
 beat beside it. The same owner takes over at once, another one only when the owner is surely dead,
 has released the claim, or has been silent for 120 s; until then it is *busy*.
+
+A claim also *reserves* money: what others must take for spent while its owner is alive.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from rerank_jobs.errors import Busy, Fenced, StateError
 from rerank_jobs.ledger.owners import describe_owner, is_gone, same_owner
 from rerank_jobs.storage import Put, Store, read_json, seal_json
 
-__all__ = ["SILENCE_SECONDS", "Claim", "acquire"]
+__all__ = ["SILENCE_SECONDS", "Claim", "acquire", "read_reserved"]
 
 SILENCE_SECONDS = 120.0
 BEAT_SECONDS = 10.0
@@ -100,8 +102,12 @@ def acquire(
     owner: dict[str, Any],
     *,
     clock: Callable[[], float] = time.time,
+    reserved_usd: float = 0.0,
 ) -> Claim:
     """Claim a shard for ``owner`` or raise at once.
+
+    ``reserved_usd`` is the most that the shard may have cost in all when the claim ends, what
+    earlier owners paid included.
 
     Raises:
         Busy: another owner is alive, or won the race for this epoch.
@@ -123,11 +129,25 @@ def acquire(
         "epoch": latest + 1,
         "owner": owner,
         "claimed_at": clock(),
+        "reserved_usd": reserved_usd,
         "write_id": uuid4().hex,  # two tries of one owner at one instant are two claims
     }
     if store.put_if_absent(_claim_name(folder, latest + 1), seal_json(document)) is Put.OTHER:
         raise Busy(f"{folder}: another owner claimed it at the same moment: try again")
     return Claim(store, folder, latest + 1, owner, clock=clock)
+
+
+def read_reserved(store: Store, folder: str, now: float) -> float:
+    """Return what the shard's owner reserved, in dollars; 0 if none is alive at ``now``."""
+    epochs = _epochs(store, folder)
+    if not epochs:
+        return 0.0
+    holder = _read_claim(store, folder, epochs[-1])
+    if is_gone(holder.get("owner", {})):
+        return 0.0
+    if _silence(store, folder, epochs[-1], holder, now) >= SILENCE_SECONDS:
+        return 0.0
+    return float(holder.get("reserved_usd", 0.0))
 
 
 def _claim_name(folder: str, epoch: int) -> str:

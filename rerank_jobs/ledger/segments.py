@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate, chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,10 +42,9 @@ def segment_name(folder: str, epoch: int, sequence: int) -> str:
 def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
     """Return the Arrow IPC file of some outcomes, in order; it holds no text."""
     schema = arrow_schema("ledger")
-    rows = [_row(outcome, plan_id) for outcome in outcomes]
     metadata = {"contract": "ledger", "version": str(contract_versions()["ledger"])}
     schema = schema.with_metadata({**metadata, "sha256": _NO_DIGEST})
-    batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+    batch = _make_batch(outcomes, plan_id, schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_batch(batch)
@@ -52,15 +52,20 @@ def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
     return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
 
 
-def decode_segment(data: bytes) -> pa.Table:
-    """Return the rows of a segment.
+def decode_segment(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of a segment, or only some of its columns, which takes a quarter of the time.
 
     Raises:
         ValueError: it is torn, changed, of another version, or no segment.
 
     """
+    schema = arrow_schema("ledger")
+    if columns is not None:
+        schema = pa.schema([field for field in schema if field.name in columns])
+    wanted = [arrow_schema("ledger").get_field_index(name) for name in columns or ()]
+    options = pa.ipc.IpcReadOptions(included_fields=wanted)  # none stands for all
     try:
-        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+        with pa.ipc.open_file(pa.py_buffer(data), options=options) as reader:
             digest = (reader.schema.metadata or {}).get(b"sha256", b"")
             blank = data.replace(digest, _NO_DIGEST) if len(digest) == len(_NO_DIGEST) else b""
             if hashlib.sha256(blank).hexdigest().encode() != digest:
@@ -68,36 +73,57 @@ def decode_segment(data: bytes) -> pa.Table:
             table = reader.read_all().replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not a segment ({type(error).__name__})") from None
-    if table.schema != arrow_schema("ledger"):
+    if table.schema != schema:
         raise ValueError("a segment of another version")
     return table
 
 
-def _row(outcome: Outcome, plan_id: str) -> dict[str, Any]:
-    request = outcome.request
-    row: dict[str, Any] = {
-        "request": request.number,
-        "query_key": request.query_key,
-        "passage_keys": [passage.key for passage in request.passages],
-        "planned_units": request.search_units,
-        "attempts": outcome.attempts,
-        "received_at": datetime.fromtimestamp(outcome.received_at, UTC),
-        "plan_id": plan_id,
+def _make_batch(outcomes: list[Outcome], plan_id: str, schema: pa.Schema) -> pa.RecordBatch:
+    """Return one row per outcome, made column by column: rows of keys and scores are slow."""
+    requests = [outcome.request for outcome in outcomes]
+    keys = [[passage.key for passage in request.passages] for request in requests]
+    columns: dict[str, Any] = {
+        "request": [request.number for request in requests],
+        "query_key": [request.query_key for request in requests],
+        "planned_units": [request.search_units for request in requests],
+        "attempts": [outcome.attempts for outcome in outcomes],
+        "received_at": [datetime.fromtimestamp(outcome.received_at, UTC) for outcome in outcomes],
+        "plan_id": [plan_id] * len(outcomes),
+        **_make_reply_columns(outcomes),
     }
-    if not isinstance(outcome, Scored):
-        nothing = {"scores": [], "cost_usd": 0.0, "cost_estimated": False, "latency_seconds": 0.0}
-        return row | nothing | {"error": outcome.code}
-    return row | {
-        "scores": list(outcome.scores),
-        "search_units": outcome.usage.search_units,
-        "total_tokens": outcome.usage.total_tokens,
-        "cost_usd": outcome.cost_usd,
-        "cost_estimated": outcome.cost_estimated,
-        "response_id": outcome.response_id,
-        "provider": outcome.provider,
-        "model": outcome.model,
-        "latency_seconds": outcome.latency_seconds,
+    scores = [outcome.scores if isinstance(outcome, Scored) else () for outcome in outcomes]
+    lists = {
+        "passage_keys": _make_lists(keys, pa.binary(16)),
+        "scores": _make_lists(scores, pa.float64()),
     }
+    arrays = [
+        lists[field.name] if field.name in lists else pa.array(columns[field.name], field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _make_reply_columns(outcomes: list[Outcome]) -> dict[str, list[Any]]:
+    """Return what replies alone have; a failure has its code there, and costs nothing."""
+    replies = [outcome if isinstance(outcome, Scored) else None for outcome in outcomes]
+    return {
+        "error": [None if isinstance(outcome, Scored) else outcome.code for outcome in outcomes],
+        "search_units": [reply and reply.usage.search_units for reply in replies],
+        "total_tokens": [reply and reply.usage.total_tokens for reply in replies],
+        "cost_usd": [reply.cost_usd if reply else 0.0 for reply in replies],
+        "cost_estimated": [reply.cost_estimated if reply else False for reply in replies],
+        "response_id": [reply and reply.response_id for reply in replies],
+        "provider": [reply and reply.provider for reply in replies],
+        "model": [reply and reply.model for reply in replies],
+        "latency_seconds": [reply.latency_seconds if reply else 0.0 for reply in replies],
+    }
+
+
+def _make_lists(lists: Sequence[Sequence[Any]], value_type: pa.DataType) -> pa.Array[Any]:
+    """Return a list array: one flat array of all values, and where each list begins."""
+    values = pa.array(list(chain.from_iterable(lists)), value_type)
+    offsets = pa.array(accumulate(map(len, lists), initial=0), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values)
 
 
 @dataclass

@@ -94,19 +94,22 @@ def scorer_id(endpoint: Endpoint, embedded_version: str) -> str:
     """Return 32 hex digits that name what decides a score, besides the query and the text.
 
     Two endpoints share scores only if URL (up to letter case of the host, a default port and one
-    trailing slash), dialect, requested model and revision are equal. The embedded endpoint is named
-    by its version, which no URL can equal: its scores never pass for an API's.
+    trailing slash), dialect, requested model, provider preferences, options and revision are equal.
+    The embedded endpoint is named by its version, which no URL can equal: its scores never pass for
+    an API's. Preferences and options that say nothing are as if there were none.
     """
     origin = f"embedded/{embedded_version}" if endpoint.embedded else _normalise_url(endpoint.url)
-    return digest_json(
-        {
-            "origin": origin,
-            "dialect": endpoint.dialect,
-            "model": endpoint.model,
-            "provider": None,
-            "revision": endpoint.revision,
-        }
-    )
+    provider = endpoint.provider.to_body() if endpoint.provider is not None else {}
+    named: dict[str, object] = {
+        "origin": origin,
+        "dialect": endpoint.dialect,
+        "model": endpoint.model,
+        "provider": provider or None,
+        "revision": endpoint.revision,
+    }
+    if endpoint.options:
+        named["options"] = endpoint.options
+    return digest_json(named)
 
 
 def plan_id(parts: Mapping[str, object]) -> str:

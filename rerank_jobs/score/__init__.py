@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rerank_jobs.score.access import read_access
+from rerank_jobs.score.account import Account, KeyReply, ask_account
 from rerank_jobs.score.client import RerankClient, open_client
 from rerank_jobs.score.dialects import DIALECTS
 from rerank_jobs.score.dialects.fields import body_fields
@@ -13,13 +15,17 @@ from rerank_jobs.score.settings import ScoreSettings
 
 __all__ = [
     "DIALECTS",
+    "Account",
     "Dialect",
+    "KeyReply",
     "Progress",
     "RerankClient",
     "ScoreResult",
     "ScoreSettings",
+    "ask_account",
     "body_fields",
     "open_client",
+    "read_access",
     "read_percentile",
     "score_requests",
 ]

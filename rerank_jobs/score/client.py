@@ -7,24 +7,27 @@ of them costs more than the transport itself. Nothing is retried, redirected or 
 from __future__ import annotations
 
 import asyncio
+import zlib
+from collections.abc import Callable, Iterator
+from typing import cast
+from urllib.parse import quote
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from rerank_jobs import __version__
 from rerank_jobs.config import Endpoint, Secret
 from rerank_jobs.errors import KeyStop
+from rerank_jobs.score.access import Access, read_access
 from rerank_jobs.score.dialects import DIALECTS
-from rerank_jobs.score.exchange import Answer, Dialect, Lost
+from rerank_jobs.score.exchange import Answer, Lost
+from rerank_jobs.score.transport import CONNECT_SECONDS, LeanTransport
 
-__all__ = ["EMBEDDED_URL", "RerankClient", "open_client"]
+__all__ = ["EMBEDDED_URL", "RerankClient", "open_client", "open_key_client"]
 
 EMBEDDED_URL = "http://embedded/api/v1"
 """What an embedded endpoint is addressed by; nothing of it reaches a network."""
 
-CONNECT_SECONDS = 10.0
-KEEPALIVE_SECONDS = 15.0
 MAX_ECHO = 8
 """A reply, which echoes, may be so many times as long as its request, plus ``SPARE_BYTES``."""
 
@@ -33,6 +36,7 @@ SPARE_BYTES = 1 << 20
 _NOT_CONNECTED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
@@ -44,47 +48,105 @@ def open_client(
     endpoint: Endpoint,
     key: Secret | None,
     *,
+    access: Access | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> RerankClient:
     """Return a client for the endpoint; ``aclose`` it in the event loop that used it.
 
-    ``transport`` replaces the network: the embedded endpoint needs one. Proxies and credentials of
-    the environment are never used.
+    ``access`` is what ``read_access`` returned, read now if it is left out. ``transport`` replaces
+    the network: the embedded endpoint needs one. Proxies of the environment are used only where
+    the job says so, credentials of a ``.netrc`` never.
+
+    Raises:
+        KeyStop: the key holds characters that no HTTP header can carry.
+        KeyStop, JobError: see ``read_access``.
+
+    """
+    dialect = DIALECTS[endpoint.dialect]
+    path = dialect.path.replace("{model}", quote(endpoint.model, safe=""))
+    access = access or read_access(endpoint)
+    return _open("POST", path, endpoint, key, access, transport, endpoint.timeout_seconds)
+
+
+def open_key_client(
+    endpoint: Endpoint,
+    key: Secret | None,
+    *,
+    access: Access,
+    transport: httpx.AsyncBaseTransport | None,
+    timeout_seconds: float,
+) -> RerankClient:
+    """Return a client that asks, by ``send(b"")``, for what the endpoint knows of the key.
 
     Raises:
         KeyStop: the key holds characters that no HTTP header can carry.
 
+    """
+    return _open("GET", "/key", endpoint, key, access, transport, timeout_seconds)
+
+
+def _open(
+    method: str,
+    path: str,
+    endpoint: Endpoint,
+    key: Secret | None,
+    access: Access,
+    transport: httpx.AsyncBaseTransport | None,
+    timeout_seconds: float,
+) -> RerankClient:
+    if transport is None:
+        if endpoint.embedded:
+            raise ValueError("the embedded endpoint needs a transport")
+        transport = LeanTransport(
+            access,
+            max_connections=endpoint.max_concurrency,
+            connect_seconds=min(CONNECT_SECONDS, timeout_seconds),
+        )
+    url = EMBEDDED_URL if endpoint.embedded else endpoint.url
+    return RerankClient(
+        method=method,
+        transport=transport,
+        url=url.rstrip("/") + path,
+        headers=_make_headers(endpoint, key, access),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _make_headers(
+    endpoint: Endpoint, key: Secret | None, access: Access
+) -> Callable[[], httpx.Headers]:
+    """Return a function that gives the headers of all requests: they hold secrets.
+
+    Later ones replace earlier ones of the same name: the dialect's, ours, the app's, the job's.
     """
     if key is not None and not (key.reveal().isascii() and key.reveal().isprintable()):
         raise KeyStop(
             f"the API key in {endpoint.api_key_env} holds characters that no key has:"
             " copy it again and run again"
         )
-    if transport is None:
-        if endpoint.embedded:
-            raise ValueError("the embedded endpoint needs a transport")
-        transport = _open_transport(endpoint.max_concurrency)
-    return RerankClient(
-        transport=transport,
-        url=EMBEDDED_URL if endpoint.embedded else endpoint.url,
-        dialect=DIALECTS[endpoint.dialect],
-        key=key,
-        timeout_seconds=endpoint.timeout_seconds,
-    )
+    headers = httpx.Headers(DIALECTS[endpoint.dialect].headers)
+    headers["Accept-Encoding"] = "gzip"
+    headers["User-Agent"] = f"rerank-jobs/{__version__}"
+    for name, value in (*_describe_app(endpoint), *endpoint.headers.items()):
+        headers[name] = value
+    for name, secret in access.headers:
+        headers[name] = secret.reveal()
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key.reveal()}"
+    # A function, and not the headers: no repr of whoever holds it shows them.
+    return lambda: headers
 
 
-def _open_transport(max_connections: int) -> AiohttpTransport:
-    context = httpx.create_ssl_context()
-
-    def open_session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=KEEPALIVE_SECONDS, ssl=context
-        )
-        return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-        )
-
-    return AiohttpTransport(verify=context, trust_env=False, client=open_session)
+def _describe_app(endpoint: Endpoint) -> Iterator[tuple[str, str]]:
+    """Yield OpenRouter's headers of app attribution; the title has an old name and a new one."""
+    app = endpoint.app
+    if app.url is not None:
+        yield "HTTP-Referer", app.url
+    if app.title is not None:
+        yield "X-OpenRouter-Title", app.title
+        yield "X-Title", app.title
+    if app.categories:
+        yield "X-OpenRouter-Categories", ",".join(app.categories)
 
 
 class RerankClient:
@@ -95,41 +157,27 @@ class RerankClient:
         *,
         transport: httpx.AsyncBaseTransport,
         url: str,
-        dialect: Dialect,
-        key: Secret | None,
+        headers: Callable[[], httpx.Headers],
         timeout_seconds: float,
+        method: str = "POST",
     ) -> None:
         """Take over ``transport``; ``timeout_seconds`` bounds a whole exchange."""
+        self._method = method
         self._transport = transport
-        self._url = httpx.URL(url.rstrip("/") + dialect.path)
-        self._key = key
+        self._url = httpx.URL(url)
+        self._headers = headers
         self._timeout = timeout_seconds
-        self._headers = (
-            *dialect.headers,
-            ("Accept-Encoding", "gzip"),
-            ("User-Agent", f"rerank-jobs/{__version__}"),
-        )
-        connect = min(CONNECT_SECONDS, timeout_seconds)
-        self._extensions = {
-            "timeout": {
-                "connect": connect,
-                "read": timeout_seconds,
-                "write": timeout_seconds,
-                "pool": timeout_seconds,
-            }
-        }
 
     async def send(self, body: bytes) -> Answer | Lost:
-        """Post ``body`` once and return the whole answer, whatever its status.
+        """Send ``body`` once and return the whole answer, whatever its status.
 
         ``Lost`` says whether the endpoint may have seen (and charged) the request.
         """
-        headers = list(self._headers)
-        if self._key is not None:
-            headers.append(("Authorization", f"Bearer {self._key.reveal()}"))
+        # A stream, and not content: httpx would work out host and length, which aiohttp does again.
         request = httpx.Request(
-            "POST", self._url, headers=headers, content=body, extensions=self._extensions
+            self._method, self._url, headers=self._headers(), stream=httpx.ByteStream(body)
         )
+        request.read()
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._exchange(request, MAX_ECHO * len(body) + SPARE_BYTES)
@@ -144,25 +192,61 @@ class RerankClient:
         loop = asyncio.get_running_loop()
         started = loop.time()
         response = await self._transport.handle_async_request(request)
+        # Not aiter_bytes: its decoders know no bound.
+        stream = cast("httpx.AsyncByteStream", response.stream)
         try:
             parts, size = [], 0
-            async for part in response.aiter_bytes():
+            async for part in stream:
                 parts.append(part)
                 size += len(part)
                 if size > max_bytes:
                     return Lost("reply is too long", reached=True)
         finally:
-            await response.aclose()
+            await stream.aclose()
         latency = loop.time() - started
-        return Answer(response.status_code, response.headers, b"".join(parts), latency)
+        if response.status_code == 407:
+            # It is the proxy that says so: the endpoint has not seen the request.
+            return Lost("the proxy refused", reached=False)
+        body = b"".join(parts)
+        if "content-encoding" in response.headers:
+            unpacked = _unpack(body, response.headers["content-encoding"], max_bytes)
+            if isinstance(unpacked, Lost):
+                return unpacked
+            body = unpacked
+        return Answer(response.status_code, response.headers, body, latency)
+
+
+def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | Lost:
+    """Undo gzip and deflate up to ``max_bytes``; another encoding, not asked for, stays."""
+    if not body:
+        return body
+    for name in reversed(encoding.lower().replace(" ", "").split(",")):
+        if name in {"gzip", "x-gzip"}:
+            window = zlib.MAX_WBITS | 16
+        elif name == "deflate":
+            # With the header that the standard asks for, or raw, as some servers send it.
+            window = zlib.MAX_WBITS if body[:1] == b"x" else -zlib.MAX_WBITS
+        else:
+            continue
+        unpacker = zlib.decompressobj(window)
+        try:
+            body = unpacker.decompress(body, max_bytes)
+        except zlib.error:
+            return Lost("reply cannot be unpacked", reached=True)
+        if not unpacker.eof:
+            long = len(body) == max_bytes
+            return Lost(f"reply {'is too long' if long else 'cannot be unpacked'}", reached=True)
+    return body
 
 
 def _classify(error: Exception) -> Lost:
-    # The transport renames aiohttp's errors, and calls a connection that broke after the send a
-    # connect timeout: only the original tells whether the endpoint can have seen the request.
+    # Other transports may rename aiohttp's errors, and call a connection that broke after the send
+    # a connect timeout: only the original tells whether the endpoint can have seen the request.
     origin = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(origin, aiohttp.ClientSSLError):
         return Lost("TLS failed", reached=False)
+    if isinstance(origin, aiohttp.ClientHttpProxyError | httpx.ProxyError):
+        return Lost("the proxy refused", reached=False)
     if isinstance(origin, _NOT_CONNECTED):
         return Lost("no connection", reached=False)
     if isinstance(origin, TimeoutError | httpx.TimeoutException):

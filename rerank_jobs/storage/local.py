@@ -85,8 +85,9 @@ class LocalStore:
                 if name.startswith(TEMPORARY):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # removed while we looked
-                    size = (Path(folder) / name).stat().st_size
-                    found.append(Entry(name if relative == "." else f"{relative}/{name}", size))
+                    facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 - a Path costs more than it
+                    path = name if relative == "." else f"{relative}/{name}"
+                    found.append(Entry(path, facts.st_size, facts.st_mtime))
         return sorted(found, key=lambda entry: entry.name)
 
     def delete(self, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,10 +26,15 @@ class Put(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of a listing: name relative to the store's location, size in bytes."""
+    """One object of a listing: name relative to the store's location, size in bytes.
+
+    ``modified``: when it was created or last replaced by the store's own clock, in seconds since
+    the epoch; entries are equal without it.
+    """
 
     name: str
     size: int
+    modified: float = field(compare=False)
 
 
 class Store(Protocol):

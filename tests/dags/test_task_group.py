@@ -149,13 +149,22 @@ def kill_in_mid_shard(table: Table, at: datetime, segments: int) -> None:
             "over budget.max_usd",
         ),
         (
+            {
+                "budget": {"max_usd_per_day": 0.001},
+                "endpoint": {"url": "http://127.0.0.1:9/api/v1"},
+            },
+            "eu",
+            "plan",
+            "budget.max_usd_per_day: $0.00 of $0.0010 spent today",
+        ),
+        (
             {"context": {"tokens": 64, "overlap_tokens": 0, "long_documents": "fail"}},
             "eu",
             "publish",
             "documents failed",
         ),
     ],
-    ids=["missing input", "over budget", "gate"],
+    ids=["missing input", "over budget", "over the day", "gate"],
 )
 def test_what_a_retry_cannot_mend_fails_at_once(
     make_table: Callable[..., Table],
@@ -166,7 +175,7 @@ def test_what_a_retry_cannot_mend_fails_at_once(
     failed_task: str,
     message: str,
 ) -> None:
-    """Missing input, a plan over budget and a gate fail their task at its first try, saying why."""
+    """Missing input, a plan over a budget and a gate fail their task at its first try."""
     at = datetime(2026, 11, 17, tzinfo=UTC)
     table = make_table("eu|2026-11-17", first_times=40, job=job)
 

@@ -273,8 +273,12 @@ def test_stats_count_what_was_scored_twice(app: Starlette, send: Send) -> None:
         "requests": 4,
         "passages": 6,
         "search_units": 4,
+        "cost_usd": 0.004,
         "refused": 1,
         "pairs_repeated": 1,
+        "sends": {"answered": 4, "spoiled": 0, "refused": 1},
+        "refusals": {"invalid_request": 1},
+        "faults": {},
     }
 
 

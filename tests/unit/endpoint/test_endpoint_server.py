@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from rerank_jobs.cli.main import main
 from rerank_jobs.endpoint.instant import InstantScorer
 from rerank_jobs.endpoint.server import serve
 from rerank_jobs.errors import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _SERVE = (
     "from rerank_jobs.endpoint.instant import InstantScorer\n"
@@ -80,3 +82,44 @@ def test_a_taken_port_is_a_job_error() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(JobError, match=f"127.0.0.1:{port}"):
             serve(port=port, scorer=InstantScorer())
+
+
+def test_the_command_line_sets_limits_and_credit() -> None:
+    """``serve`` passes limit, kind of window and credit on; 429 and 402 come as they say."""
+    options = "--requests-per-minute 4 --tokens-per-minute 9000 --window-seconds 30"
+    with _run_command(*options.split(), "--window-kind", "fixed", "--credit-usd", "0.001") as url:
+        body = {"model": "m", "query": "q", "documents": ["d"]}
+        replies = [httpx.post(f"{url}/rerank", json=body) for _ in range(5)]
+        key = httpx.get(f"{url}/key").json()["data"]
+    statuses = [reply.status_code for reply in replies]
+    assert statuses[:2] == [200, 402]
+    assert 429 in statuses  # two a window; a boundary may fall among the five
+    limited = replies[statuses.index(429)]
+    assert limited.headers["x-ratelimit-limit"] == "2"
+    assert "2 requests and 4500 tokens per 30 seconds" in limited.json()["error"]["message"]
+    assert (key["limit"], key["limit_remaining"]) == (0.001, 0)
+
+
+def test_mistakes_in_faults_end_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of faults with a mistake is one line on standard error and exit code 2."""
+    path = tmp_path / "faults.yaml"
+    path.write_text("rules: [{kind: 500_servr}]", encoding="utf-8")
+    assert main(["serve", "--scorer", "instant", "--faults", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{path}: rules.0.kind: " in error
+    assert "did you mean 500_server?" in error
+
+
+@contextmanager
+def _run_command(*options: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "rerank_jobs", "serve", "--scorer", "instant", "--port", "0"]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().removeprefix("listening on ").strip()
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 from collections import deque
 
-from rerank_jobs.ledger.segments import encode_segment, segment_name
+import pyarrow as pa
+
+from rerank_jobs.ledger.segments import (
+    _NO_DIGEST,
+    decode_segment,
+    encode_segment,
+    segment_name,
+)
 from rerank_jobs.model import Failed, Outcome, Passage, Request, Scored, Usage
-from rerank_jobs.storage import LocalStore, Put
+from rerank_jobs.storage import LocalStore, Put, read_json, seal_json
 
 PLAN = "0" * 32
 FOLDER = f"_all/run/{PLAN}/00000"
@@ -73,6 +82,46 @@ def put_segment(
     name = segment_name(folder, epoch, sequence)
     store.put_if_absent(name, encode_segment(outcomes, plan_id))
     return name
+
+
+def put_payment(store: LocalStore, folder: str, usd: float, at: float, sequence: int = 0) -> str:
+    """Create a segment with one reply that came ``at`` and was sealed at once; return its name."""
+    outcomes: list[Outcome] = [make_scored(1, usd=usd, received_at=at)]
+    name = put_segment(store, outcomes, folder=folder, sequence=sequence)
+    os.utime(store.fetch(name), (at, at))
+    return name
+
+
+def put_record(store: LocalStore, folder: str, unknown_usd: float, at: float) -> None:
+    """Create the record of a run that ended ``at`` with so much money of unknown fate."""
+    document = {"epoch": 1, "ended_at": at, "totals": {"unknown_usd": unknown_usd}}
+    name = f"{folder}/run-00000001.json"
+    store.put_if_absent(name, seal_json(document))
+    os.utime(store.fetch(name), (at, at))
+
+
+def age_spending(store: LocalStore, seconds: float) -> None:
+    """Move all that a state root has spent back in time, as if everything had happened earlier."""
+    for entry in store.entries():
+        if entry.name.endswith(".arrow") and "/seg/" in entry.name:
+            table = decode_segment(store.read(entry.name))
+            column = table.schema.get_field_index("received_at")
+            instants = table.column(column).cast(pa.int64()).to_numpy() - int(seconds * 1e6)
+            moved = pa.array(instants).cast(table.schema.field(column).type)
+            store.put(entry.name, _seal_table(table.set_column(column, "received_at", moved)))
+        elif entry.name.rpartition("/")[2].startswith("run-"):
+            record = read_json(store, entry.name)
+            record["ended_at"] -= seconds
+            store.put(entry.name, seal_json(record))
+
+
+def _seal_table(table: pa.Table) -> bytes:
+    schema = table.schema.with_metadata({"sha256": _NO_DIGEST})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(table.cast(schema))
+    data = bytes(sink.getvalue())
+    return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
 
 
 class BadDisk(LocalStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_jobs.config import Endpoint
+from rerank_jobs.config.endpoint import App
 from rerank_jobs.errors import InputError
 from rerank_jobs.plan.identity import (
     compute_key,
@@ -150,6 +152,51 @@ def test_scorer_id_ignores_pace_and_price() -> None:
     """What a reply costs and how fast it comes does not change what it says."""
     slow = Endpoint(url="https://h.example", requests_per_minute=1, usd_per_search=5)
     assert scorer_id(slow, "1") == scorer_id(Endpoint(url="https://h.example"), "2")
+
+
+def test_scorer_id_names_what_routes_a_request() -> None:
+    """Each provider preference and option makes another scorer; empty ones are as none."""
+    url = "https://openrouter.ai/api/v1"
+    providers: list[dict[str, Any]] = [
+        {"only": ["cohere"]},
+        {"only": ["cohere", "azure"]},
+        {"only": ["azure", "cohere"]},
+        {"ignore": ["cohere"]},
+        {"zdr": True},
+        {"zdr": False},
+        {"max_price": {"request": "0.002"}},
+        {"options": {"cohere": {"max_tokens_per_doc": 512}}},
+    ]
+    endpoints = [
+        *(Endpoint.model_validate({"url": url, "provider": value}) for value in providers),
+        Endpoint(url=url, options={"truncation": True}),
+        Endpoint(url=url, options={"truncation": False}),
+        Endpoint(url=url),
+    ]
+    assert len({scorer_id(endpoint, "1") for endpoint in endpoints}) == len(endpoints)
+    empty = Endpoint.model_validate({"url": url, "provider": {}, "options": {}})
+    assert scorer_id(empty, "1") == FROZEN_SCORER
+
+
+def test_scorer_id_ignores_who_asks_and_by_which_way() -> None:
+    """Logs, attribution, headers, proxy, CA and shares of limits change no score."""
+    url = "https://openrouter.ai/api/v1"
+    other = Endpoint(
+        url=url,
+        user="u",
+        session_id="s",
+        trace={"trace_id": "t"},
+        app=App(url="https://shop.example", title="Shop", categories=("cli-agent",)),
+        headers={"X-Team": "search"},
+        secret_headers={"X-Token": "TOKEN"},
+        proxy="environment",
+        ca_file="ca.pem",
+        share=0.5,
+        tokens_per_minute=1000,
+        usd_per_million_tokens=1.0,
+        listwise=True,
+    )
+    assert scorer_id(other, "1") == FROZEN_SCORER
 
 
 def test_ids_are_frozen() -> None:

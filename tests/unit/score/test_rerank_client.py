@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -138,6 +139,51 @@ def test_a_compressed_answer_is_unpacked() -> None:
     ((answer,), _) = asyncio.run(send_to(handler))
     assert isinstance(answer, Answer)
     assert answer.body == b"{}"
+
+
+def pack(data: bytes, window: int) -> bytes:
+    packer = zlib.compressobj(wbits=window)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("deflate", pack(b"{}", 15)),
+        ("deflate", pack(b"{}", -15)),
+        ("X-GZIP", gzip.compress(b"{}")),
+        ("deflate, gzip", gzip.compress(pack(b"{}", 15))),
+        ("identity", b"{}"),
+    ],
+)
+def test_an_encoding_that_was_not_asked_for_is_undone(encoding: str, packed: bytes) -> None:
+    """Deflate in both its forms, gzip by its old name, and one in the other."""
+    handler = respond(packed, headers=f"Content-Encoding: {encoding}\r\n")
+    ((answer,), _) = asyncio.run(send_to(handler))
+    assert isinstance(answer, Answer)
+    assert answer.body == b"{}"
+
+
+def test_an_empty_answer_needs_no_unpacking() -> None:
+    """An error without a body keeps its status, whatever encoding it names."""
+    handler = respond(b"", "503 Down", "Content-Encoding: gzip\r\n")
+    ((answer,), _) = asyncio.run(send_to(handler))
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body) == (503, b"")
+
+
+@pytest.mark.parametrize(
+    ("packed", "lost"),
+    [
+        (gzip.compress(bytes(4 * SPARE_BYTES)), Lost("reply is too long", reached=True)),
+        (gzip.compress(b"{}")[:-3], Lost("reply cannot be unpacked", reached=True)),
+        (b"{}", Lost("reply cannot be unpacked", reached=True)),
+    ],
+)
+def test_an_answer_that_cannot_be_unpacked_may_be_charged(packed: bytes, lost: Lost) -> None:
+    """A bomb, a torn and a false gzip are replies that are lost; a bomb is not unpacked."""
+    handler = respond(packed, headers="Content-Encoding: gzip\r\n")
+    assert asyncio.run(send_to(handler))[0] == [lost]
 
 
 def test_a_redirect_is_not_followed() -> None:

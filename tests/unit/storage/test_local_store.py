@@ -9,13 +9,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rerank_jobs.errors import JobError
-from rerank_jobs.storage import Entry, LocalStore, Put, open_store
+from rerank_jobs.storage import LocalStore, Put, open_store
 
 RACERS = 4
 ROUNDS = 50
@@ -265,10 +266,18 @@ def test_deleting_removes_empty_folders_but_never_the_root(store: LocalStore) ->
 
 
 def test_entries_are_sorted_by_name_with_sizes(store: LocalStore) -> None:
-    """A listing names every object below the prefix, in order; a missing folder holds none."""
+    """A listing names every object below the prefix, in order; a missing folder holds none.
+
+    Each has its size, and the instant at which it was put.
+    """
+    begun = time.time()
     for name in ("b/2", "a", "b/10", "b/c/1"):
         store.put_if_absent(name, name.encode())
-    assert store.entries() == [Entry(name, len(name)) for name in ("a", "b/10", "b/2", "b/c/1")]
+    found = store.entries()
+    sizes = [(entry.name, entry.size) for entry in found]
+    assert sizes == [(name, len(name)) for name in ("a", "b/10", "b/2", "b/c/1")]
+    # The clock of a file system may tick up to 10 ms behind.
+    assert all(begun - 0.02 <= entry.modified <= time.time() for entry in found)
     assert [entry.name for entry in store.entries("b/c")] == ["b/c/1"]
     assert store.entries("nowhere") == []
 
