@@ -166,7 +166,7 @@ def _set_status(*statuses: int) -> Mutation:
 
 
 def _set_header(draft: Draft, rng: random.Random) -> None:
-    values = ["", "x", "-1", "1.5", "007", "2147483648", "99999999999", "12"]
+    values = ["", "x", "-1", "1.5", "007", "2147483648", "99999999999", "12", "\u00b2", "\u0663"]
     draft.headers["x-compute-tokens"] = rng.choice(values)
 
 

@@ -26,6 +26,10 @@ BOUNDED = settings(
 )
 
 
+MAYBE = st.sampled_from([*sorted(MUTATIONS), *[""] * (len(MUTATIONS) // 2)])
+"""The name of a mutation, in a third of the cases of none; cheaper to draw than a list."""
+
+
 def judge(reading: Reading) -> Verdict:
     """Return what the decoder said in the oracle's words."""
     match reading:
@@ -70,13 +74,10 @@ def test_the_verdict_on_every_mutated_reply_is_the_oracles(api: str) -> None:
     examples, verdicts, used = 0, Counter[str](), Counter[str]()
 
     @BOUNDED
-    @given(
-        st.integers(1, 6),
-        st.lists(st.sampled_from(sorted(MUTATIONS)), max_size=3),
-        st.integers(0, 2**32),
-    )
-    def check(n: int, names: list[str], seed: int) -> None:
+    @given(st.integers(1, 6), st.tuples(MAYBE, MAYBE, MAYBE), st.integers(0, 2**32))
+    def check(n: int, drawn: tuple[str, str, str], seed: int) -> None:
         nonlocal examples
+        names = [name for name in drawn if name]
         verdicts[compare(mutate(api, n, names, seed), n)[0]] += 1
         used.update(names)
         examples += 1
@@ -84,7 +85,7 @@ def test_the_verdict_on_every_mutated_reply_is_the_oracles(api: str) -> None:
     check()
     assert examples >= EACH
     assert set(used) == set(MUTATIONS)
-    assert min(verdicts[kind] for kind in ("scored", "refused", "broken")) >= EACH // 50
+    assert min(verdicts[kind] for kind in ("scored", "refused", "broken")) >= 5
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

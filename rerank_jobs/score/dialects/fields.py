@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -51,7 +52,11 @@ def body_fields(endpoint: Endpoint) -> dict[str, Any]:
 
 def _check_json(endpoint: Endpoint, name: str, value: object) -> None:
     try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
+        orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        json.dumps(value, allow_nan=False)  # orjson writes null for a number that is none
+    except (TypeError, ValueError):
         where = f"options.{name}" if name in endpoint.options else name
-        raise JobError(f"endpoint.{where}: holds a value that JSON has no form for") from None
+        raise JobError(
+            f"endpoint.{where}: holds a value that JSON has no form for: put dates and the like in"
+            " quotes"
+        ) from None

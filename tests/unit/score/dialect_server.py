@@ -146,7 +146,7 @@ APIS = {
         most=512,
     ),
     "bedrock": Api(
-        "model/",
+        "model/cohere.rerank-v3-5:0/invoke",
         {"api_version": int, "query": str, "documents": list, "top_n": int},
         frozenset(),
         lambda _, scores: {"results": _results(scores)},
@@ -163,7 +163,7 @@ async def answer(request: Request) -> JSONResponse:
     name, path = request.path_params["api"], request.path_params["path"]
     api, body = APIS[name], await request.json()
     last_bodies[name] = body
-    if not (path == api.path or (name == "bedrock" and path.startswith(api.path))):
+    if path != api.path or (":" in path and b"%3A" not in request.scope["raw_path"]):
         return JSONResponse({"message": "not found"}, 404)
     if request.headers.get("authorization") != f"Bearer {KEY}":
         return JSONResponse({"message": "unauthorized"}, 401)
