@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from rerank_jobs.plan.tokens import QUERY_CUT, estimate_text
-from rerank_jobs.plan.windows import cut_windows, passage_limit, truncate, window_spans
+from rerank_jobs.plan.tokens import estimate_text
+from rerank_jobs.plan.windows import (
+    QUERY_CUT,
+    cut_windows,
+    passage_limit,
+    query_cut,
+    truncate,
+    window_spans,
+)
 
 WORDS = " ".join(f"word{number}" for number in range(6000))
 
