@@ -13,7 +13,7 @@ request without waste; what remains in the end is fewer than 100 passages, one r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, overload
 
@@ -146,8 +146,9 @@ def pack_query(
     best: list[_Bin] = []
     for order in (range(count), heavy_first):
         bins = _fit(limits, order)
-        if tokens is None:
-            bins = _save_units(limits, bins, _units(bins) - bound)
+        if _units(bins) > bound:
+            saved = _fit_by_size(limits, order) if room else _save_units(limits, bins, bound)
+            bins = min(bins, saved, key=_units)
         if not best or _units(bins) < _units(best):
             best = bins
         if _units(best) == bound:
@@ -177,6 +178,13 @@ def _units(bins: Sequence[_Bin]) -> int:
     return sum(bin_.units for bin_ in bins)
 
 
+def _fit_by_size(limits: _Limits, order: Sequence[int]) -> list[_Bin]:
+    """First fit by tokens alone: requests of several units where that saves one."""
+    weightless = replace(limits, weights=[0] * len(limits.weights))
+    bins = _fit(weightless, order)
+    return [_close(bin_.members, sum(limits.weights[i] for i in bin_.members)) for bin_ in bins]
+
+
 def _fit(limits: _Limits, order: Sequence[int]) -> list[_Bin]:
     """First fit: into the earliest request with room, else into a new one."""
     bins: list[_Bin] = []
@@ -202,19 +210,16 @@ def _fit(limits: _Limits, order: Sequence[int]) -> list[_Bin]:
     return bins
 
 
-def _save_units(limits: _Limits, bins: list[_Bin], excess: int) -> list[_Bin]:
-    """Pack the emptiest requests anew, no more of them than waste ``excess`` units."""
-    if excess <= 0:
-        return bins
+def _save_units(limits: _Limits, bins: list[_Bin], bound: int) -> list[_Bin]:
+    """Pack the emptiest requests anew, no more of them than waste what is above ``bound``."""
+    excess = _units(bins) - bound
     by_slack = sorted(bins, key=lambda bin_: (-bin_.slack, bin_.members[0]))
     sums = accumulate(bin_.slack for bin_ in by_slack)
     enough = next((n for n, slack in enumerate(sums, 1) if slack >= excess * CHUNKS_PER_UNIT), None)
     if enough is None or limits.max_passages < CHUNKS_PER_UNIT:
         enough = len(bins)
     loose = [index for bin_ in by_slack[:enough] for index in bin_.members]
-    packed = _close_without_waste(limits, loose)
-    fewer = _units(packed) < _units(by_slack[:enough])
-    return packed + by_slack[enough:] if fewer else bins
+    return _close_without_waste(limits, loose) + by_slack[enough:]
 
 
 def _close_without_waste(limits: _Limits, order: Sequence[int]) -> list[_Bin]:

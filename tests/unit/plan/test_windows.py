@@ -29,6 +29,12 @@ def test_passage_limit_at_other_contexts(context: int, query: int, limit: int) -
     assert passage_limit(context, query) == limit
 
 
+@pytest.mark.parametrize(("context", "cut"), [(64, 2048), (4096, 2048), (32_768, 16_384)])
+def test_a_query_counts_up_to_the_cut_of_its_provider(context: int, cut: int) -> None:
+    """A query is cut at half the context, but not because a job makes do with a smaller one."""
+    assert query_cut(context) == cut
+
+
 def test_a_text_that_fits_is_its_own_window() -> None:
     """Nothing is cut from a text within the limit, not even blanks."""
     assert cut_windows(" short \n", 16, 4) == [" short \n"]
