@@ -143,8 +143,6 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
     library = lookup_sql(state, read_library(state, scorer), cutoff)
-    endpoint = job.endpoint
-    dialect, listwise = DIALECTS[endpoint.dialect], endpoint.listwise
     with scratch_folder(state.location) as folder:
         draft = build_plan(
             job,
@@ -153,8 +151,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
             library=library,
             folder=folder,
             limit_queries=limit_queries,
-            max_passages=dialect.max_passages,
-            listwise=dialect.listwise(endpoint.model) if listwise is None else listwise,
+            max_passages=DIALECTS[job.endpoint.dialect].max_passages,
+            listwise=_is_listwise(job),
             counter=make_counter(tokenizer) if tokenizer else ESTIMATE,
         )
         if not frozen:
@@ -162,6 +160,14 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         check_budget(job, draft.promise)
         plan = freeze(state, job, table, partition, scorer, identity, draft)
     return Planned(partition, identity, plan.promise, plan, None)
+
+
+def _is_listwise(job: Job) -> bool:
+    """Say whether scores depend on the list: by the job's word, else by the dialect's."""
+    endpoint = job.endpoint
+    if endpoint.listwise is not None:
+        return endpoint.listwise
+    return DIALECTS[endpoint.dialect].listwise(endpoint.model)
 
 
 def find_plan(job: Job, partition: str, plan_id: str) -> Planned:

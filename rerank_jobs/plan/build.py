@@ -106,12 +106,7 @@ def build_plan(
         JobError: a listwise model, and lists that cannot be sent as they are.
 
     """
-    rules = Rules(
-        max_passages=max_passages,
-        context_tokens=job.context.tokens if job.context.scope == "request" else None,
-        whole_queries=listwise,
-        per_token=job.endpoint.token_price_usd > 0,
-    )
+    rules = _find_rules(job, max_passages, listwise=listwise)
     with contextlib.closing(connect(folder, job.memory)) as con, _explain(table):
         shards = count_shards(table.rows, job.shards.rows_per_shard)
         counts = cluster(con, table, job, salt, shards)
@@ -121,12 +116,7 @@ def build_plan(
         if listwise:
             check_lists(con, job)
         row_bytes = _estimate_row(table, counts)
-        schemas = (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE)
-        writers = {
-            kind: ShardWriters(folder, kind, schema, shards)
-            for kind, schema in zip(KINDS, schemas, strict=True)
-        }
-        writers["rows"].compression = None  # rows are taken from it by position
+        writers = _open_writers(table, folder, shards)
         with writers["rows"] as out:
             write_rows(con, job, out, row_bytes)
         with writers["candidates"] as out:
@@ -141,6 +131,25 @@ def build_plan(
         rejected = write_rejected(con, table, job, folder / "rejected.parquet", row_bytes)
     promise = make_promise(job, counts, pairs, prices, naive)
     return Draft(folder, promise, tuple(prices), rejected, choose_row_group(row_bytes))
+
+
+def _find_rules(job: Job, max_passages: int, *, listwise: bool) -> Rules:
+    return Rules(
+        max_passages=max_passages,
+        context_tokens=job.context.tokens if job.context.scope == "request" else None,
+        whole_queries=listwise,
+        per_token=job.endpoint.token_price_usd > 0,
+    )
+
+
+def _open_writers(table: InputTable, folder: Path, shards: int) -> dict[str, ShardWriters]:
+    schemas = (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE)
+    writers = {
+        kind: ShardWriters(folder, kind, schema, shards)
+        for kind, schema in zip(KINDS, schemas, strict=True)
+    }
+    writers["rows"].compression = None  # rows are taken from it by position
+    return writers
 
 
 def _estimate_row(table: InputTable, counts: Counts) -> int:
