@@ -24,8 +24,10 @@ from rerank_jobs.ledger.owners import make_process_owner
 from rerank_jobs.model import ScoreTotals
 from rerank_jobs.parts import read_done
 from rerank_jobs.plan.build import build_plan, count_shards
+from rerank_jobs.plan.counting import ESTIMATE
 from rerank_jobs.plan.frozen import Plan, freeze, identify, plan_name, read_plan, run_folder
 from rerank_jobs.plan.promise import Promise, check_budget
+from rerank_jobs.plan.tokenizer import make_counter, read_tokenizer
 from rerank_jobs.publish.generations import Generation, Part, read_generations
 from rerank_jobs.publish.publisher import (
     PublishOrder,
@@ -37,7 +39,7 @@ from rerank_jobs.publish.publisher import (
     publish_plan,
     tidy,
 )
-from rerank_jobs.score import Progress, body_fields, read_access
+from rerank_jobs.score import DIALECTS, Progress, body_fields, ranks_listwise, read_access
 from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
@@ -129,7 +131,9 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     state = roots.state
     scorer = identify_scorer(job)
     shards = count_shards(table.rows, job.shards.rows_per_shard)
-    identity = identify(job, table, partition, scorer, shards, limit_queries)
+    tokenizer = read_tokenizer(job)
+    digest = tokenizer.sha256 if tokenizer else None
+    identity = identify(job, table, partition, scorer, shards, limit_queries, digest)
     current = find_published(roots, partition, identity)
     if current is not None:
         return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
@@ -150,7 +154,15 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     library = lookup_sql(state, read_library(state, scorer), cutoff)
     with scratch_folder(state.location) as folder:
         draft = build_plan(
-            job, table, salt=salt, library=library, folder=folder, limit_queries=limit_queries
+            job,
+            table,
+            salt=salt,
+            library=library,
+            folder=folder,
+            limit_queries=limit_queries,
+            max_passages=DIALECTS[job.endpoint.dialect].max_passages,
+            listwise=ranks_listwise(job.endpoint),
+            counter=make_counter(tokenizer) if tokenizer else ESTIMATE,
         )
         outlook = foresee(job, state, partition, identity, draft, now=time.time())
         if not frozen:

@@ -29,6 +29,7 @@ from rerank_jobs.model import Passage, Request, ScoreTotals
 from rerank_jobs.parts import finish_shard, iterate_work, read_done
 from rerank_jobs.plan.frozen import Plan, ShardPlan, run_folder
 from rerank_jobs.plan.packing import search_units
+from rerank_jobs.plan.scripts import name_script
 from rerank_jobs.plan.tokens import estimate_text
 from rerank_jobs.plan.windows import MIN_LIMIT, cut_windows
 from rerank_jobs.publish.publisher import ShardPart
@@ -162,7 +163,8 @@ def _make_requests(
     for number in sorted(waiting):
         passages = waiting[number]
         units = search_units(sum(passage.chunks for passage in passages))
-        yield Request(number, query_key, query, tuple(passages), units)
+        script = name_script(passages[0].text)
+        yield Request(number, query_key, query, tuple(passages), units, script)
 
 
 def _find_left(

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from rerank_jobs.budgets import Outlook
 from rerank_jobs.cli.figures import list_sending
-from rerank_jobs.config import Job
+from rerank_jobs.config import API_SEARCH_USD, Job
 from rerank_jobs.job import Planned, RunResult, open_roots
-from rerank_jobs.plan.promise import Promise
+from rerank_jobs.plan.promise import SAVINGS, Promise
 from rerank_jobs.score import Progress
 
-__all__ = ["RunDisplay", "format_duration", "print_promise", "print_result"]
+__all__ = ["RunDisplay", "format_duration", "format_usd", "print_promise", "print_result"]
 
 PLAIN_SECONDS = 10.0
 
@@ -29,6 +29,11 @@ def format_duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def format_usd(usd: float) -> str:
+    """Return dollars with three decimals, six where three would show nothing."""
+    return f"${usd:,.3f}" if usd == 0 or usd >= 0.0005 else f"${usd:.6f}"
 
 
 def print_promise(console: Console, job: Job, planned: Planned) -> None:
@@ -49,27 +54,81 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in promise.reasons.items())
     put_aside = f"; {rejected} put aside" if rejected else ""
     cut = f"; {promise.candidates_cut:,} cut by top_k" if promise.candidates_cut else ""
-    saved = promise.naive_units - promise.search_units
-    price = f"${promise.cost_usd:,.3f}, at most ${promise.allowance_usd:,.3f} with retries"
+    price = f"{format_usd(promise.cost_usd)}, at most {format_usd(promise.allowance_usd)} with"
+    price += " retries"
     if job.endpoint.embedded:
-        price = f"nothing (embedded endpoint; ${promise.api_usd:,.3f} on the API)"
-    pace = "as fast as it answers"
-    if job.endpoint.pace:
-        pace = f"{format_duration(promise.seconds)} at {job.endpoint.pace:,} requests a minute"
+        price = f"nothing (embedded endpoint; {format_usd(promise.api_usd)} on the API)"
     pairs = f"{promise.pairs:,} pairs to rank"
     over = promise.search_units - promise.bound_units
+    to_send = (
+        f"{promise.requests:,} requests, {promise.search_units:,} search units"
+        f" ({over:,} over the lower bound), {promise.tokens:,} tokens"
+    )
     return [
         ("Rows", f"{promise.rows_in:,} in, {promise.rows_out:,} out{put_aside}{cut}"),
         ("Queries", f"{promise.queries:,} texts in {promise.groups:,} groups, {pairs}"),
         ("Passages", f"{promise.passages:,}, of which {promise.passages_reused:,} paid earlier"),
-        (
-            "To send",
-            f"{promise.requests:,} requests, {promise.search_units:,} search units"
-            f" ({over:,} over the lower bound" + (f", {saved:,} saved by reuse)" if saved else ")"),
-        ),
+        ("To send", to_send),
+        *_naive_rows(job, promise),
         ("Price", price),
-        ("Time", pace),
+        *_reading_rows(job, promise),
+        ("Time", _describe_time(job, promise)),
     ]
+
+
+def _naive_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
+    """Say what sending each group as it stands would cost, and what planning saves of it."""
+    if not promise.savings:
+        return []
+    naive = _show_cost(job, promise.naive_units, promise.naive_usd)
+    parts = []
+    for name in SAVINGS:
+        units, usd = promise.savings[name]["search_units"], promise.savings[name]["cost_usd"]
+        if units > 0 or usd > 0:
+            parts.append(f"{_SAVED[name]} {_show_cost(job, units, usd)}")
+        elif units < 0:
+            parts.append(f"limits on a request add {_show_cost(job, -units, -usd)}")
+    text = f"{naive} (one request per group as it stands)"
+    return [("Naive price", "; ".join([text, ", ".join(parts)]) if parts else text)]
+
+
+_SAVED = {
+    "singles": "single candidates save",
+    "deduplication": "deduplication saves",
+    "reuse": "reuse saves",
+    "packing": "packing saves",
+}
+
+
+def _show_cost(job: Job, units: float, usd: float) -> str:
+    """Show dollars; on the API if embedded, search units where nothing has a price."""
+    if job.endpoint.embedded:
+        return format_usd(units * API_SEARCH_USD)
+    if job.endpoint.price_usd == 0 and job.endpoint.token_price_usd == 0:
+        return f"{units:,.0f} units"
+    return format_usd(usd)
+
+
+def _reading_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
+    """Name both totals, where the two readings of the 500-token rule differ."""
+    once, carried = (promise.units_by_reading.get(name, 0) for name in ("I1", "I2"))
+    if once == carried:
+        return []
+    price = job.endpoint.price_usd
+    cheaper = f", {format_usd((carried - once) * price)} less" if price else ""
+    text = f"{once:,} search units{cheaper}, if the query counts once for a long passage (I1)"
+    return [("Or", f"{text}; planned with {carried:,}, if it counts with each 500 tokens (I2)")]
+
+
+def _describe_time(job: Job, promise: Promise) -> str:
+    """Say how long it takes at the limit that takes longest."""
+    pace, token_pace = job.endpoint.pace, job.endpoint.token_pace
+    by_tokens = promise.tokens / token_pace if token_pace else 0.0
+    if token_pace and by_tokens >= (promise.requests / pace if pace else 0.0):
+        return f"{format_duration(promise.seconds)} at {token_pace:,} tokens a minute"
+    if pace:
+        return f"{format_duration(promise.seconds)} at {pace:,} requests a minute"
+    return "as fast as it answers"
 
 
 def _paid_rows(planned: Planned) -> list[tuple[str, str]]:

@@ -76,18 +76,20 @@ def describe_plan(job: Job, planned: Planned) -> dict[str, Any]:
     """Return a plan as the JSON object of ``plan --json``; nothing of it is done yet."""
     promise = planned.promise
     if planned.current is None:
-        will_send = (promise.requests, promise.search_units, promise.cost_usd, promise.seconds)
+        will_send = promise
     else:
-        will_send = (0, 0, 0.0, 0.0)
-    requests, units, usd, seconds = will_send
+        will_send = dataclasses.replace(
+            promise, requests=0, search_units=0, tokens=0, cost_usd=0.0, seconds=0.0
+        )
     return {
         **_common(planned.plan_id, planned.partition, promise),
         "passages_scored": promise.passages - promise.passages_reused,
         "passages_failed": 0,
-        "requests": requests,
-        "search_units": units,
-        "cost_usd": usd,
-        "seconds": seconds,
+        "requests": will_send.requests,
+        "search_units": will_send.search_units,
+        "tokens": will_send.tokens,
+        "cost_usd": will_send.cost_usd,
+        "seconds": will_send.seconds,
         "output": str(_output(job, planned.partition)),
         "manifest": _manifest(job, planned.current),
         "published": planned.current is not None,

@@ -121,7 +121,8 @@ class Job(Part):
             "columns": self.input.columns.model_dump(mode="json"),
             "on_bad_rows": self.input.on_bad_rows,
             "top_k": self.candidates.top_k,
-            "context": self.context.model_dump(mode="json"),
+            # Of a tokenizer the contents count, which the plan's identity has by their digest.
+            "context": self.context.model_dump(mode="json", exclude={"tokenizer"}),
             "on_failed": self.failures.on_failed,
             "reuse": self.reuse.model_dump(mode="json"),
             "replace": self.output.replace,

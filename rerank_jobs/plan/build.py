@@ -14,9 +14,13 @@ import pyarrow as pa
 from rerank_jobs.config import Job
 from rerank_jobs.errors import InputError, RerankJobsError
 from rerank_jobs.plan.cluster import Counts, cluster
+from rerank_jobs.plan.counting import ESTIMATE, TokenCounter
+from rerank_jobs.plan.listwise import check_lists, check_windows
+from rerank_jobs.plan.packing import MAX_PASSAGES
 from rerank_jobs.plan.passages import PASSAGES, write_passages
+from rerank_jobs.plan.price import ShardPrice, find_naive
 from rerank_jobs.plan.promise import Promise, make_promise
-from rerank_jobs.plan.schedule import SCHEDULE, ShardPrice, write_schedule
+from rerank_jobs.plan.schedule import SCHEDULE, Rules, write_schedule
 from rerank_jobs.plan.work import (
     CANDIDATES,
     NO_STATISTICS,
@@ -88,39 +92,64 @@ def build_plan(
     library: str | None,
     folder: Path,
     limit_queries: int | None = None,
+    max_passages: int = MAX_PASSAGES,
+    listwise: bool = False,
+    counter: TokenCounter = ESTIMATE,
 ) -> Draft:
     """Build work files and the promise of a table; nothing outside ``folder`` is written.
 
-    ``library`` is a DuckDB query of earlier scores (see ``write_schedule``).
+    ``library`` is a DuckDB query of earlier scores (see ``write_schedule``). ``max_passages`` is
+    what the endpoint takes in a request; ``listwise`` says that its scores depend on the request.
 
     Raises:
         InputError: the table cannot be read, or holds bad rows under ``on_bad_rows: fail``.
+        JobError: a listwise model, and lists that cannot be sent as they are.
 
     """
+    rules = _find_rules(job, max_passages, listwise=listwise)
     with contextlib.closing(connect(folder, job.memory)) as con, _explain(table):
         shards = count_shards(table.rows, job.shards.rows_per_shard)
         counts = cluster(con, table, job, salt, shards)
         _check_rows(con, table, job)
         if limit_queries is not None:
             counts = _keep_sample(con, counts, limit_queries)
+        if listwise:
+            check_lists(con, job)
         row_bytes = _estimate_row(table, counts)
-        schemas = (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE)
-        writers = {
-            kind: ShardWriters(folder, kind, schema, shards)
-            for kind, schema in zip(KINDS, schemas, strict=True)
-        }
-        writers["rows"].compression = None  # rows are taken from it by position
+        writers = _open_writers(table, folder, shards)
         with writers["rows"] as out:
             write_rows(con, job, out, row_bytes)
         with writers["candidates"] as out:
             write_candidates(con, out)
         with writers["passages"] as out:
-            pairs = write_passages(con, table, job, salt, out, counts.document_bytes)
+            pairs = write_passages(con, table, job, salt, out, counts.document_bytes, counter)
+        if listwise:
+            check_windows(con, job)
         with writers["schedule"] as out:
-            prices = write_schedule(con, library, job.reuse.mode, out)
+            prices = write_schedule(con, library, job.reuse.mode, out, rules)
+        naive = find_naive(con)
         rejected = write_rejected(con, table, job, folder / "rejected.parquet", row_bytes)
-    promise = make_promise(job, counts, pairs, prices)
+    promise = make_promise(job, counts, pairs, prices, naive)
     return Draft(folder, promise, tuple(prices), rejected, choose_row_group(row_bytes))
+
+
+def _find_rules(job: Job, max_passages: int, *, listwise: bool) -> Rules:
+    return Rules(
+        max_passages=max_passages,
+        context_tokens=job.context.tokens if job.context.scope == "request" else None,
+        whole_queries=listwise,
+        per_token=job.endpoint.token_price_usd > 0,
+    )
+
+
+def _open_writers(table: InputTable, folder: Path, shards: int) -> dict[str, ShardWriters]:
+    schemas = (rows_schema(table), CANDIDATES, PASSAGES, SCHEDULE)
+    writers = {
+        kind: ShardWriters(folder, kind, schema, shards)
+        for kind, schema in zip(KINDS, schemas, strict=True)
+    }
+    writers["rows"].compression = None  # rows are taken from it by position
+    return writers
 
 
 def _estimate_row(table: InputTable, counts: Counts) -> int:

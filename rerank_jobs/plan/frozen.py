@@ -19,7 +19,8 @@ from rerank_jobs.config import Job
 from rerank_jobs.contracts import contract_versions
 from rerank_jobs.plan.build import KINDS, Draft
 from rerank_jobs.plan.identity import digest_json, plan_id
-from rerank_jobs.plan.promise import Promise, allow
+from rerank_jobs.plan.price import allow
+from rerank_jobs.plan.promise import Promise
 from rerank_jobs.storage import Put, Store, read_json, seal_json, sha256_of_file
 from rerank_jobs.tables.rendering import RENDERING_VERSION
 from rerank_jobs.tables.sink import plain_schema
@@ -48,7 +49,10 @@ class WorkFile:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard: its work files by kind, what it will send, and the most that it may spend."""
+    """One shard: its work files by kind, what it will send, and the most that it may spend.
+
+    ``tokens`` (of query and passage, over all passages) are 0 in plans of earlier versions.
+    """
 
     number: int
     files: Mapping[str, WorkFile]
@@ -56,6 +60,7 @@ class ShardPlan:
     requests: int
     search_units: int
     allowance_usd: float
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,13 @@ def run_folder(partition: str, identity: str, shard: int) -> str:
 
 
 def identify(
-    job: Job, table: InputTable, partition: str, scorer: str, shards: int, limit_queries: int | None
+    job: Job,
+    table: InputTable,
+    partition: str,
+    scorer: str,
+    shards: int,
+    limit_queries: int | None,
+    tokenizer_sha256: str | None = None,
 ) -> str:
     """Return the plan_id: a digest of all that decides the plan, without clock or attempt."""
     return plan_id(
@@ -95,13 +106,15 @@ def identify(
             "versions": _versions(),
             "scorer": scorer,
             "policy": job.policy(),
+            "tokenizer": tokenizer_sha256,
+            "listwise": job.endpoint.listwise,
             "shards": shards,
             "sample": limit_queries,
         }
     )
 
 
-PLANNING_VERSION = 1
+PLANNING_VERSION = 2
 """Version of token estimates, windows and packing: a new one gives new plans."""
 
 
@@ -122,7 +135,6 @@ def freeze(
     draft: Draft,
 ) -> Plan:
     """Put the work files, create the plan file; return the plan that another process put first."""
-    price = job.endpoint.price_usd
     shards = [
         {
             "number": number,
@@ -132,7 +144,8 @@ def freeze(
             "passages": item.passages,
             "requests": item.requests,
             "search_units": item.units,
-            "allowance_usd": allow(item, price),
+            "allowance_usd": allow(item, job.endpoint),
+            "tokens": item.tokens,
         }
         for number, item in enumerate(draft.prices)
     ]

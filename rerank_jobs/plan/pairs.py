@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rerank_jobs.plan.cluster import stream
 from rerank_jobs.plan.work import ShardWriters, narrow_joins, split_by_shard
@@ -24,6 +25,7 @@ _KEYS = pa.schema(
         pa.field("query_key", pa.binary()),
         pa.field("doc_key", pa.binary()),
         pa.field("fs_rank", pa.int32()),
+        pa.field("sent", pa.bool_()),
     ]
 )
 _TEXTS = pa.schema([pa.field("text", pa.string())])
@@ -32,9 +34,9 @@ _TEXTS = pa.schema([pa.field("text", pa.string())])
 def write_pairs(
     con: duckdb.DuckDBPyConnection, query: str, folder: Path, shards: int, document_bytes: int
 ) -> int:
-    """Write keys and texts of ``query`` (shard, keys, fs_rank, text) a file each per shard.
+    """Write keys and texts of ``query`` (shard, keys, fs_rank, sent, text) a file each per shard.
 
-    Returns the number of pairs.
+    Returns the number of pairs that are sent.
     """
     count = 0
     keys = ShardWriters(folder, "keys", _KEYS, shards)
@@ -44,7 +46,7 @@ def write_pairs(
             for shard, part in split_by_shard(batch):
                 keys.write(shard, part)
                 texts.write(shard, part)
-            count += batch.num_rows
+            count += pc.sum(batch.column("sent")).as_py() or 0
     return count
 
 
@@ -53,14 +55,14 @@ def sort_pairs(
 ) -> Iterator[pa.RecordBatch]:
     """Yield a shard's pairs by query, first-stage rank and document, at most ``rows`` at a time.
 
-    Columns: query_key, query, doc_key, text. The shard's files are removed at the end.
+    Columns: query_key, query, doc_key, sent, text. The shard's files are removed at the end.
     """
     keys_path = ShardWriters(folder, "keys", _KEYS, 0).path(shard)
     texts_path = ShardWriters(folder, "texts", _TEXTS, 0).path(shard)
     with con.cursor() as reader, pa.memory_map(str(texts_path)) as source:
         texts = MappedRows(source)
         reader.register("shard_keys", _number(keys_path))
-        query = """SELECT k.query_key, q.query, k.doc_key, k.position FROM shard_keys AS k
+        query = """SELECT k.query_key, q.query, k.doc_key, k.sent, k.position FROM shard_keys AS k
             JOIN queries AS q ON k.query_key = q.query_key
             ORDER BY k.query_key, k.fs_rank, k.doc_key"""
         for batch in stream(reader, query):
@@ -80,6 +82,6 @@ def _number(path: Path) -> pa.Table:
 def _attach(texts: MappedRows, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return a batch with its texts in place of their positions."""
     (chunk,) = texts.take(batch.column("position").to_numpy()).column("text").chunks
-    names = ["query_key", "query", "doc_key"]
+    names = ["query_key", "query", "doc_key", "sent"]
     columns = [batch.column(name) for name in names]
     return pa.RecordBatch.from_arrays([*columns, chunk], names=[*names, "text"])

@@ -1,7 +1,8 @@
 """Passages: every (query, document) pair that needs a score, as the texts that will be sent.
 
 A shard's pairs come out of DuckDB ordered by query, first-stage rank and document; whole batches
-are estimated at once, and only documents over the context are touched one by one.
+are counted at once, and only documents over the context are touched one by one. The only candidate
+of a group is counted too, for the naive price, but is no passage: it is ranked for nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rerank_jobs.config import Context, Job
 from rerank_jobs.plan.cluster import REF, STREAM_ROWS, document_is_text
+from rerank_jobs.plan.counting import TokenCounter
 from rerank_jobs.plan.identity import compute_keys
 from rerank_jobs.plan.packing import billing_chunks
 from rerank_jobs.plan.pairs import sort_pairs, write_pairs
-from rerank_jobs.plan.tokens import QUERY_CUT, estimate_tokens
-from rerank_jobs.plan.windows import cut_windows, passage_limit, truncate
+from rerank_jobs.plan.windows import passage_limit, query_cut
 from rerank_jobs.plan.work import ShardWriters
 from rerank_jobs.tables.sources import ROW, InputTable, quote
 
@@ -67,23 +69,28 @@ def write_passages(
     salt: bytes,
     out: ShardWriters,
     document_bytes: int,
+    counter: TokenCounter,
 ) -> int:
     """Write the ``passages`` files and the narrow table ``sends``; return the number of pairs.
 
-    ``sends(ord, shard, query_key, passage_key, chunks, error)`` has one row per passage in order.
+    ``sends`` (see the statement that creates it) has one row per passage in order, and one of each
+    part of an only candidate, not ``sent``; ``tokens`` include ``query_tokens``.
     """
     con.execute("""CREATE TABLE pairs AS SELECT shard, query_key, doc_key, min(ref) AS ref,
-        min(fs_rank) AS fs_rank FROM ranked WHERE n > 1 GROUP BY shard, query_key, doc_key""")
-    con.execute("""CREATE TABLE sends(ord BIGINT, shard INTEGER, query_key BLOB, passage_key BLOB,
-        chunks INTEGER, error VARCHAR)""")
+        min(fs_rank) AS fs_rank, max(n) > 1 AS sent FROM ranked
+        GROUP BY shard, query_key, doc_key""")
+    con.execute("""CREATE TABLE sends(ord BIGINT, shard INTEGER, query_key BLOB, doc_key BLOB,
+        passage_key BLOB, chunks INTEGER, tokens INTEGER, query_tokens INTEGER, error VARCHAR,
+        sent BOOLEAN)""")
     pairs = write_pairs(con, _pairs_sql(table, job), out.folder, out.shards, document_bytes)
     con.execute("DROP TABLE pairs")
     rows = max(1, min(STREAM_ROWS, CUT_BYTES // max(1, document_bytes)))
     written = 0
     for shard in range(out.shards):
         for batch in sort_pairs(con, out.folder, shard, rows):
-            passages = _cut(batch, job.context, salt)
-            out.write(shard, passages)
+            passages = _cut(batch, job.context, salt, counter)
+            sent = passages.column("sent")
+            out.write(shard, passages if pc.all(sent).as_py() else passages.filter(sent))
             _note_sends(con, passages, shard, written)
             written += passages.num_rows
     return pairs
@@ -98,19 +105,21 @@ def _pairs_sql(table: InputTable, job: Job) -> str:
         source = f"src AS t JOIN pairs AS p ON t.{ROW} = p.ref"
     else:
         source = f"candidates AS t JOIN pairs AS p ON t.{REF} = p.ref"
-    return f"SELECT p.shard, p.query_key, p.doc_key, p.fs_rank, {text} AS text FROM {source}"
+    return (
+        f"SELECT p.shard, p.query_key, p.doc_key, p.fs_rank, p.sent, {text} AS text FROM {source}"
+    )
 
 
 def _note_sends(
     con: duckdb.DuckDBPyConnection, passages: pa.RecordBatch, shard: int, written: int
 ) -> None:
     count = passages.num_rows
-    names = ("query_key", "passage_key", "chunks", "error")
+    names = ("query_key", "doc_key", "passage_key", "chunks", "tokens", "query_tokens", "error")
     narrow = pa.table(
         {
             "ord": pa.array(np.arange(written, written + count)),
             "shard": pa.array(np.full(count, shard, dtype=np.int32)),
-            **{name: passages.column(name) for name in names},
+            **{name: passages.column(name) for name in (*names, "sent")},
         }
     )
     con.register("new_sends", narrow)
@@ -118,11 +127,13 @@ def _note_sends(
     con.unregister("new_sends")
 
 
-def _cut(batch: pa.RecordBatch, context: Context, salt: bytes) -> pa.RecordBatch:
+def _cut(
+    batch: pa.RecordBatch, context: Context, salt: bytes, counter: TokenCounter
+) -> pa.RecordBatch:
     """Turn pairs into passages: documents within the context as they are, longer ones cut."""
-    query_tokens = _query_tokens(batch.column("query"))
-    tokens = estimate_tokens(batch.column("text"))
-    limits = passage_limit(context.tokens, 0) - query_tokens
+    query_tokens = _query_tokens(batch.column("query"), context, counter)
+    tokens = counter.count(batch.column("text"))
+    limits = passage_limit(context.tokens, query_tokens)
     over = np.flatnonzero(tokens > limits)
     count = batch.num_rows
     if len(over) == 0:
@@ -131,28 +142,29 @@ def _cut(batch: pa.RecordBatch, context: Context, salt: bytes) -> pa.RecordBatch
     else:
         documents: list[Any] = batch.column("text").take(over).to_pylist()
         cut = [
-            _cut_document(text, int(limit), context)
+            _cut_document(text, int(limit), context, counter)
             for text, limit in zip(documents, limits[over], strict=True)
         ]
         index, texts, keys = _splice(batch, over, cut, salt)
-        tokens = estimate_tokens(texts)
+        tokens = counter.count(texts)
     return _assemble(batch, index, over, cut, texts, keys, query_tokens[index], tokens)
 
 
-def _query_tokens(queries: pa.Array[Any]) -> IntArray:
+def _query_tokens(queries: pa.Array[Any], context: Context, counter: TokenCounter) -> IntArray:
+    """Return the tokens of each query, as many of them as the provider takes."""
     coded = queries.dictionary_encode()
-    distinct = np.minimum(estimate_tokens(coded.dictionary), QUERY_CUT)
+    distinct = np.minimum(counter.count(coded.dictionary), query_cut(context.tokens))
     found: IntArray = distinct[coded.indices.to_numpy(zero_copy_only=False)].astype(np.int64)
     return found
 
 
-def _cut_document(text: str, limit: int, context: Context) -> _Long:
+def _cut_document(text: str, limit: int, context: Context, counter: TokenCounter) -> _Long:
     if context.long_documents == "fail":
-        return _Long((truncate(text, limit),), truncated=False, error=OVER_CONTEXT)
+        return _Long((counter.truncate(text, limit),), truncated=False, error=OVER_CONTEXT)
     if context.long_documents == "truncate":
-        return _Long((truncate(text, limit),), truncated=True, error=None)
+        return _Long((counter.truncate(text, limit),), truncated=True, error=None)
     overlap = min(context.overlap_tokens, limit // 4)
-    return _Long(tuple(cut_windows(text, limit, overlap)), truncated=False, error=None)
+    return _Long(tuple(counter.cut(text, limit, overlap)), truncated=False, error=None)
 
 
 def _splice(
@@ -205,5 +217,7 @@ def _assemble(
         "tokens": pa.array((tokens + query_tokens).astype(np.int32)),
         "chunks": pa.array(billing_chunks(query_tokens, tokens).astype(np.int32)),
         "error": pa.array(errors, pa.string()).take(index),
+        "query_tokens": pa.array(query_tokens.astype(np.int32)),
+        "sent": batch.column("sent").take(index),
     }
     return pa.RecordBatch.from_pydict(columns)

@@ -8,7 +8,7 @@ Under ``strict`` earlier scores are always used, under ``off`` never.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rerank_jobs.plan.cluster import stream
-from rerank_jobs.plan.packing import MAX_PASSAGES, pack_query, search_units
+from rerank_jobs.plan.packing import MAX_PASSAGES, chunks_query_once, pack_query, search_units
+from rerank_jobs.plan.price import ShardPrice
+from rerank_jobs.plan.windows import passage_limit
 from rerank_jobs.plan.work import ShardWriters
 
-__all__ = ["SCHEDULE", "ShardPrice", "price_queries", "write_schedule"]
+__all__ = ["SCHEDULE", "Queries", "Rules", "price_queries", "write_schedule"]
 
 SCHEDULE = pa.schema(
     [  # type: ignore[arg-type]  # mypy joins the types of the columns to object
@@ -39,28 +41,80 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class ShardPrice:
-    """What one shard will send: distinct passages, requests and search units.
+class Rules:
+    """What one request may hold, and what is paid for.
 
-    ``bound_units`` is the fewest units that any packing could cost, ``naive_units`` what sending
-    every passage would cost without reuse; ``widest_units`` those of the dearest request.
+    ``context_tokens``: the query and all passages of a request fit it together (``scope:
+    request``). ``whole_queries``: a query is never split (listwise models). ``per_token``: tokens
+    are paid for, so that any score that is reused saves money.
     """
 
-    passages: int = 0
-    reused: int = 0
-    requests: int = 0
-    units: int = 0
-    bound_units: int = 0
-    naive_units: int = 0
-    widest_units: int = 0
+    max_passages: int = MAX_PASSAGES
+    context_tokens: int | None = None
+    whole_queries: bool = False
+    per_token: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Passages of whole queries, one after the other; ``starts`` is each query's first one.
+
+    ``tokens`` are those of passage and query. ``counted`` passages are sent unless they are reused:
+    neither repeated nor refused.
+    """
+
+    chunks: IntArray
+    tokens: IntArray
+    query_tokens: IntArray
+    counted: BoolArray
+    starts: IntArray
+
+    def add_up(self, values: IntArray, chosen: BoolArray) -> IntArray:
+        """Return the sum of the chosen passages' values per query."""
+        sums: IntArray = np.add.reduceat(np.where(chosen, values, 0), self.starts)
+        return sums
+
+    def spread(self, per_query: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Repeat a value per query for each of its passages."""
+        return np.repeat(per_query, np.diff([*self.starts, len(self.chunks)]))
+
+    @property
+    def sizes(self) -> IntArray:
+        """Tokens of each passage alone."""
+        return self.tokens - self.query_tokens
+
+    def find_room(self, context_tokens: int) -> IntArray:
+        """Return per query how many tokens the passages of one of its requests may have."""
+        return passage_limit(context_tokens, self.query_tokens[self.starts])
+
+    def bound(self, chosen: BoolArray, rules: Rules) -> IntArray:
+        """Return per query the fewest units that sending the chosen passages can cost."""
+        ones = np.ones(len(self.chunks), dtype=np.int64)
+        count = self.add_up(ones, chosen)
+        units = np.maximum(
+            search_units(self.add_up(self.chunks, chosen)), -(-count // rules.max_passages)
+        )
+        if rules.context_tokens is None:
+            return units
+        total = self.add_up(self.sizes, chosen)
+        fewest: IntArray = np.maximum(units, -(-total // self.find_room(rules.context_tokens)))
+        return fewest
 
 
 def write_schedule(
-    con: duckdb.DuckDBPyConnection, library: str | None, mode: str, out: ShardWriters
+    con: duckdb.DuckDBPyConnection,
+    library: str | None,
+    mode: str,
+    out: ShardWriters,
+    rules: Rules,
 ) -> list[ShardPrice]:
     """Decide and write the schedule of all shards from the table ``sends``; return their prices.
 
     ``library`` is a query of (query_key, passage_key, score, model, provider) with one row a pair.
+
+    Raises:
+        JobError: a query that must not be split does not fit one request.
+
     """
     prices = [ShardPrice() for _ in range(out.shards)]
     reader = con.cursor()
@@ -70,7 +124,8 @@ def write_schedule(
         for start, stop in zip(starts, [*starts[1:], len(shards)], strict=True):
             shard = int(shards[start])
             part = batch.slice(int(start), int(stop - start))
-            prices[shard] = _schedule_part(part, mode, shard, prices[shard], out)
+            price = _schedule_part(part, mode, shard, prices[shard].requests, out, rules)
+            prices[shard] = prices[shard].plus(price)
     reader.close()
     return prices
 
@@ -87,8 +142,9 @@ def _sends_sql(library: str | None, mode: str) -> str:
             f"LEFT JOIN ({library}) AS l"
             " ON s.query_key = l.query_key AND s.passage_key = l.passage_key"
         )
-    return f"""SELECT s.shard, s.query_key, s.chunks, s.error IS NOT NULL AS refused,
-        {repeat}, {known} FROM sends AS s {join} ORDER BY s.ord"""
+    return f"""SELECT s.shard, s.query_key, s.chunks, s.tokens, s.query_tokens,
+        s.error IS NOT NULL AS refused, {repeat}, {known}
+        FROM sends AS s {join} WHERE s.sent ORDER BY s.ord"""
 
 
 def _whole_queries(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -126,25 +182,25 @@ def _query_starts(table: pa.Table) -> IntArray:
 
 
 def _schedule_part(
-    table: pa.Table, mode: str, shard: int, price: ShardPrice, out: ShardWriters
+    table: pa.Table, mode: str, shard: int, first: int, out: ShardWriters, rules: Rules
 ) -> ShardPrice:
-    def flags(name: str) -> BoolArray:
-        found: BoolArray = table.column(name).to_numpy().astype(bool)
-        return found
-
-    chunks = table.column("chunks").to_numpy().astype(np.int64)
-    counted = ~flags("repeat") & ~flags("refused")
+    """Write the schedule of some queries, their requests numbered from ``first`` on."""
+    columns = {name: table.column(name).to_numpy() for name in ("repeat", "refused")}
+    chunks, tokens, query_tokens = (
+        table.column(name).to_numpy().astype(np.int64)
+        for name in ("chunks", "tokens", "query_tokens")
+    )
+    counted: BoolArray = ~columns["repeat"].astype(bool) & ~columns["refused"].astype(bool)
+    queries = Queries(chunks, tokens, query_tokens, counted, _query_starts(table))
     known = table.column("score").is_valid().to_numpy()
-    starts = _query_starts(table)
-    use, send, added = price_queries(chunks, counted, known & counted, starts, mode)
-    numbers, units = _number_requests(chunks, send, starts, price.requests)
-    reused = np.repeat(use, np.diff([*starts, len(chunks)])) & known
-    columns: list[pa.Array[Any] | pa.ChunkedArray[Any]] = [pa.array(numbers), pa.array(units)]
+    use, send, price = price_queries(queries, known & counted, mode, rules)
+    numbers, units = _number_requests(queries, send, first, rules)
+    dropped = pa.array(~(queries.spread(use) & known))
+    written: list[pa.Array[Any] | pa.ChunkedArray[Any]] = [pa.array(numbers), pa.array(units)]
     names = ("score", "model", "provider")
-    dropped = pa.array(~reused)
-    columns += [_blank(table.column(name), dropped) for name in names]
-    out.write(shard, pa.table(columns, names=SCHEDULE.names))
-    return _add(price, added, numbers, units)
+    written += [_blank(table.column(name), dropped) for name in names]
+    out.write(shard, pa.table(written, names=SCHEDULE.names))
+    return price.plus(_price_requests(queries, numbers, first))
 
 
 def _blank(column: pa.ChunkedArray[Any], dropped: pa.Array[Any]) -> pa.ChunkedArray[Any]:
@@ -153,77 +209,85 @@ def _blank(column: pa.ChunkedArray[Any], dropped: pa.Array[Any]) -> pa.ChunkedAr
 
 
 def price_queries(
-    chunks: IntArray, counted: BoolArray, known: BoolArray, starts: IntArray, mode: str
+    queries: Queries, known: BoolArray, mode: str, rules: Rules
 ) -> tuple[BoolArray, BoolArray, ShardPrice]:
     """Decide per query whether known scores are used.
 
-    Return (use per query, send per passage, sums).
-    ``counted`` marks passages that would be sent without reuse, ``starts`` each query's first one.
+    Return (use per query, send per passage, sums without those of requests).
     """
-    all_units = search_units(np.add.reduceat(np.where(counted, chunks, 0), starts))
-    missing_units = search_units(np.add.reduceat(np.where(counted & ~known, chunks, 0), starts))
+    counted = queries.counted
+    missing = counted & ~known
+    all_units, missing_units = queries.bound(counted, rules), queries.bound(missing, rules)
     if mode == "strict":
-        use = np.ones(len(starts), dtype=bool)
+        use = np.ones(len(queries.starts), dtype=bool)
     elif mode == "cheapest":
         use = missing_units < all_units
+        if rules.per_token:
+            use |= queries.add_up(queries.tokens, known) > 0
     else:
-        use = np.zeros(len(starts), dtype=bool)
-    reused = np.repeat(use, np.diff([*starts, len(chunks)])) & known
+        use = np.zeros(len(queries.starts), dtype=bool)
+    reused = queries.spread(use) & known
     send = counted & ~reused
-    return (
-        use,
-        send,
-        ShardPrice(
-            passages=int(counted.sum()),
-            reused=int(reused.sum()),
-            bound_units=int(np.where(use, missing_units, all_units).sum()),
-            naive_units=int(all_units.sum()),
-        ),
+    price = ShardPrice(
+        passages=int(counted.sum()),
+        reused=int(reused.sum()),
+        bound_units=int(np.where(use, missing_units, all_units).sum()),
+        distinct_units=int(search_units(queries.add_up(queries.chunks, counted)).sum()),
+        distinct_tokens=int(queries.tokens[counted].sum()),
+        missing_units=int(search_units(queries.add_up(queries.chunks, send)).sum()),
     )
+    return use, send, price
 
 
 def _number_requests(
-    chunks: IntArray, send: BoolArray, starts: IntArray, first: int
+    queries: Queries, send: BoolArray, first: int, rules: Rules
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Assign requests to each query from number ``first`` on; return (request, units) a passage."""
-    numbers = np.full(len(chunks), -1, dtype=np.int32)
-    units = np.zeros(len(chunks), dtype=np.int32)
+    numbers = np.full(len(send), -1, dtype=np.int32)
+    units = np.zeros(len(send), dtype=np.int32)
     positions = np.flatnonzero(send)
     if len(positions) == 0:
         return numbers, units
-    query_of = np.searchsorted(starts, positions, side="right")
+    query_of = np.searchsorted(queries.starts, positions, side="right") - 1
     edges = np.flatnonzero(np.diff(query_of, prepend=-1))
+    context = rules.context_tokens
+    sizes = None if context is None else queries.sizes
+    rooms = None if context is None else queries.find_room(context)
     number = first
     for start, stop in zip(edges, [*edges[1:], len(positions)], strict=True):
         mine = positions[start:stop]
-        weights = chunks[mine]
-        total = int(weights.sum())
-        if total <= 100 and len(mine) <= MAX_PASSAGES:
-            numbers[mine], units[mine] = number, 1
-            number += 1
-            continue
-        for members in pack_query(weights):
+        weights = queries.chunks[mine]
+        requests = pack_query(
+            weights,
+            max_passages=rules.max_passages,
+            tokens=None if sizes is None else sizes[mine],
+            room=0 if rooms is None else int(rooms[query_of[start]]),
+            whole=rules.whole_queries,
+        )
+        for members in requests:
             numbers[mine[members]] = number
             units[mine[members]] = search_units(int(weights[members].sum()))
             number += 1
     return numbers, units
 
 
-def _add(
-    price: ShardPrice,
-    added: ShardPrice,
-    numbers: npt.NDArray[np.int32],
-    units: npt.NDArray[np.int32],
-) -> ShardPrice:
-    _, first = np.unique(numbers[numbers >= 0], return_index=True)
-    each = units[numbers >= 0][first]
-    return replace(
-        price,
-        passages=price.passages + added.passages,
-        reused=price.reused + added.reused,
-        bound_units=price.bound_units + added.bound_units,
-        naive_units=price.naive_units + added.naive_units,
-        requests=price.requests + len(each),
-        units=price.units + int(each.sum()),
-        widest_units=max([price.widest_units, *each.tolist()]),
+def _price_requests(queries: Queries, numbers: npt.NDArray[np.int32], first: int) -> ShardPrice:
+    """Add up requests numbered from ``first`` on."""
+    sent = numbers >= 0
+    if not sent.any():
+        return ShardPrice()
+    which = numbers[sent] - first
+
+    def add_up(values: IntArray) -> IntArray:
+        return np.bincount(which, weights=values).astype(np.int64)
+
+    tokens = queries.tokens[sent]
+    units, request_tokens = search_units(add_up(queries.chunks[sent])), add_up(tokens)
+    return ShardPrice(
+        requests=len(units),
+        units=int(units.sum()),
+        tokens=int(tokens.sum()),
+        widest_units=int(units.max()),
+        widest_tokens=int(request_tokens.max()),
+        units_query_once=int(search_units(add_up(chunks_query_once(tokens))).sum()),
     )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_WEIGHT",
-    "QUERY_CUT",
     "RESERVED",
     "RESTART_WEIGHT",
     "WEIGHT_UNIT",
@@ -37,11 +36,8 @@ __all__ = [
     "estimate_tokens",
 ]
 
-QUERY_CUT = 2048
-"""Tokens after which the provider cuts a query (Cohere, best practices of reranking)."""
-
 RESERVED = 3
-"""Tokens of each (query, passage) pair that the model keeps for itself (same source)."""
+"""Tokens of each (query, passage) pair that the model keeps for itself (Cohere, best practices)."""
 
 WEIGHT_UNIT = 100
 """Weight of one token in ``cumulative_weights``."""

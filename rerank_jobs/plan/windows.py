@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -19,7 +19,18 @@ from rerank_jobs.plan.tokens import (
 if TYPE_CHECKING:
     from rerank_jobs.plan.tokens import IntArray
 
-__all__ = ["MIN_LIMIT", "cut_windows", "passage_limit", "truncate", "window_spans"]
+__all__ = [
+    "MIN_LIMIT",
+    "QUERY_CUT",
+    "check_limit",
+    "cut_head",
+    "cut_windows",
+    "passage_limit",
+    "query_cut",
+    "spread_windows",
+    "truncate",
+    "window_spans",
+]
 
 MIN_LIMIT = 16
 """Fewest tokens of a window: below, a cut could not respect words and characters."""
@@ -39,13 +50,32 @@ _CLUSTER = 16
 """Most characters of a combining sequence that is kept whole."""
 
 
-def passage_limit(context_tokens: int, query_tokens: int) -> int:
+QUERY_CUT = 2048
+"""Tokens after which the provider cuts a query (Cohere, best practices of reranking)."""
+
+
+def query_cut(context_tokens: int) -> int:
+    """Return after how many tokens the provider cuts a query, so what it counts at most.
+
+    Half of the context from 4,096 tokens on (same source: 16,384 of 32,768). A smaller context
+    is taken for the job's own choice, which does not move the provider's cut.
+    """
+    return max(QUERY_CUT, context_tokens // 2)
+
+
+@overload
+def passage_limit(context_tokens: int, query_tokens: int) -> int: ...
+@overload
+def passage_limit(context_tokens: int, query_tokens: IntArray) -> IntArray: ...
+def passage_limit(context_tokens: int, query_tokens: int | IntArray) -> int | IntArray:
     """Return how many tokens of a passage the model sees beside its query.
 
-    That is context - 3 - q, where the provider cuts the query at half the context: at 2,048 tokens
-    of 4,096 (Cohere, best practices of reranking; the same share at 32,768).
+    That is context - 3 - q, where a query takes half the context at most: 2,048 tokens of 4,096.
     """
-    return context_tokens - RESERVED - min(query_tokens, context_tokens // 2)
+    room = context_tokens - RESERVED
+    if isinstance(query_tokens, int):
+        return room - min(query_tokens, context_tokens // 2)
+    return room - np.minimum(query_tokens, context_tokens // 2)
 
 
 def cut_windows(text: str, limit_tokens: int, overlap_tokens: int) -> list[str]:
@@ -66,11 +96,20 @@ def window_spans(text: str, limit_tokens: int, overlap_tokens: int) -> list[tupl
         ValueError: ``limit_tokens`` is below ``MIN_LIMIT``.
 
     """
-    _check_limit(limit_tokens)
+    check_limit(limit_tokens)
     sums = cumulative_weights(text)
     if _fits(text, sums, limit_tokens):
         return [(0, len(text))]
-    room = limit_tokens * WEIGHT_UNIT - _SLACK
+    return spread_windows(text, sums, limit_tokens * WEIGHT_UNIT - _SLACK, overlap_tokens)
+
+
+def spread_windows(
+    text: str, sums: IntArray, room: int, overlap_tokens: int
+) -> list[tuple[int, int]]:
+    """Return [first, last) of windows of at most ``room`` by ``sums``; see ``window_spans``.
+
+    ``sums`` are len(text) + 1 cumulative weights in ``WEIGHT_UNIT`` a token.
+    """
     reach = min(_REACH_TOKENS * WEIGHT_UNIT, room // 8)
     room -= 2 * reach
     overlap = min(overlap_tokens * WEIGHT_UNIT, room // 2)
@@ -95,19 +134,25 @@ def truncate(text: str, limit_tokens: int) -> str:
         ValueError: ``limit_tokens`` is below ``MIN_LIMIT``.
 
     """
-    _check_limit(limit_tokens)
+    check_limit(limit_tokens)
     sums = cumulative_weights(text)
     if _fits(text, sums, limit_tokens):
         return text
-    last = int(np.searchsorted(sums, limit_tokens * WEIGHT_UNIT, side="right")) - 1
-    reach = min(_REACH_TOKENS, limit_tokens // 8) * WEIGHT_UNIT
-    head = text[: _snap(text, sums, last, -1, reach)]
+    head = cut_head(text, sums, limit_tokens)
     if head.isspace() and not text.isspace():
         return truncate(text.lstrip(), limit_tokens)
     return head
 
 
-def _check_limit(limit_tokens: int) -> None:
+def cut_head(text: str, sums: IntArray, limit_tokens: int) -> str:
+    """Return a beginning of at most ``limit_tokens`` by ``sums``, of whole words where it can."""
+    last = int(np.searchsorted(sums, limit_tokens * WEIGHT_UNIT, side="right")) - 1
+    reach = min(_REACH_TOKENS, limit_tokens // 8) * WEIGHT_UNIT
+    return text[: _snap(text, sums, last, -1, reach)]
+
+
+def check_limit(limit_tokens: int) -> None:
+    """Raise ``ValueError`` for a limit below ``MIN_LIMIT``."""
     if limit_tokens < MIN_LIMIT:
         raise ValueError(f"a passage of {limit_tokens} tokens is too short (at least {MIN_LIMIT})")
 

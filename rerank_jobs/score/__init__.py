@@ -6,7 +6,7 @@ from rerank_jobs.score.access import read_access
 from rerank_jobs.score.account import Account, KeyReply, ask_account
 from rerank_jobs.score.client import RerankClient, open_client
 from rerank_jobs.score.dialects import DIALECTS
-from rerank_jobs.score.dialects.fields import body_fields
+from rerank_jobs.score.dialects.fields import body_fields, ranks_listwise
 from rerank_jobs.score.exchange import Dialect
 from rerank_jobs.score.executor import ScoreResult, score_requests
 from rerank_jobs.score.latency import read_percentile
@@ -25,6 +25,7 @@ __all__ = [
     "ask_account",
     "body_fields",
     "open_client",
+    "ranks_listwise",
     "read_access",
     "read_percentile",
     "score_requests",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rerank_jobs.config import Endpoint
-from rerank_jobs.score.dialects.fields import body_fields
+from rerank_jobs.score.dialects.fields import body_fields, ranks_listwise
 from rerank_jobs.score.policy import Target
 
 __all__ = ["ScoreSettings"]
@@ -58,6 +58,7 @@ class ScoreSettings:
             patience_seconds=endpoint.patience_seconds,
             price_usd=endpoint.price_usd,
             token_price_usd=endpoint.token_price_usd,
+            splits=not ranks_listwise(endpoint),
             fields=body_fields(endpoint),
             allowance_usd=allowance_usd,
             max_seconds=max_seconds,

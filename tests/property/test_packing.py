@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rerank_jobs.plan.packing import (
     billing_chunks,
+    chunks_query_once,
     lower_bound_units,
     pack_query,
     search_units,
@@ -22,8 +23,11 @@ def _cost(weights: list[int], requests: list[list[int]]) -> int:
     return sum(search_units(sum(weights[index] for index in request)) for request in requests)
 
 
-def _brute_force(weights: list[int], max_passages: int) -> int:
+def _brute_force(
+    weights: list[int], max_passages: int, sizes: list[int] | None = None, room: int = 0
+) -> int:
     """Try every partition."""
+    tokens = sizes or [0] * len(weights)
     best = sum(map(search_units, weights))
     bins: list[list[int]] = []
 
@@ -33,7 +37,8 @@ def _brute_force(weights: list[int], max_passages: int) -> int:
             best = min(best, _cost(weights, bins))
             return
         for bin_ in bins:
-            if len(bin_) < max_passages:
+            held = sum(tokens[member] for member in bin_)
+            if len(bin_) < max_passages and held + tokens[index] <= room:
                 bin_.append(index)
                 place(index + 1)
                 bin_.pop()
@@ -64,11 +69,26 @@ def test_every_passage_is_sent_once_within_the_limits(
     assert requests == _pack(weights, max_passages)
 
 
-@given(st.lists(_weight, max_size=600))
-def test_the_lower_bound_is_reached(weights: list[int]) -> None:
-    """Whenever all passages fit one request by count, the units equal the lower bound exactly."""
-    bound = lower_bound_units(np.array(weights, dtype=np.int64))
-    assert _cost(weights, _pack(weights, 1000)) == bound == math.ceil(sum(weights) / 100)
+@given(st.lists(st.tuples(_weight, st.integers(1, 400)), max_size=20), st.integers(100, 1000))
+def test_the_lower_bound_is_reached(runs: list[tuple[int, int]], max_passages: int) -> None:
+    """Thousands of passages of any weights cost the lower bound exactly, by requests of 100 up."""
+    weights = [weight for weight, times in runs for _ in range(times)]
+    bound = lower_bound_units(np.array(weights, dtype=np.int64), max_passages=max_passages)
+    requests = _pack(weights, max_passages)
+    assert sorted(index for request in requests for index in request) == list(range(len(weights)))
+    assert all(len(request) <= max_passages for request in requests)
+    assert _cost(weights, requests) == bound == math.ceil(sum(weights) / 100)
+
+
+@given(st.lists(st.tuples(_weight, st.integers(1, 40)), max_size=10), st.integers(1, 99))
+def test_no_packing_is_below_the_lower_bound(
+    runs: list[tuple[int, int]], max_passages: int
+) -> None:
+    """With fewer passages a request the bound counts requests too; none costs less than it."""
+    weights = [weight for weight, times in runs for _ in range(times)]
+    bound = lower_bound_units(np.array(weights, dtype=np.int64), max_passages=max_passages)
+    assert bound >= math.ceil(len(weights) / max_passages)
+    assert _cost(weights, _pack(weights, max_passages)) >= bound
 
 
 @given(st.lists(_weight, min_size=1, max_size=6), st.integers(1, 6))
@@ -79,6 +99,28 @@ def test_units_stay_within_one_of_the_optimum(weights: list[int], max_passages: 
     assert optimum <= cost <= optimum + 1
     if len(weights) <= max_passages:
         assert cost == optimum
+
+
+_sized = st.lists(st.tuples(_weight, st.integers(1, 60)), min_size=1, max_size=6)
+
+
+@given(_sized, st.integers(60, 120), st.integers(1, 6))
+def test_requests_of_a_limited_size_are_near_the_optimum(
+    passages: list[tuple[int, int]], room: int, max_passages: int
+) -> None:
+    """With a limit on tokens each request keeps it, for at most a unit above the optimum."""
+    weights, sizes = [weight for weight, _ in passages], [size for _, size in passages]
+    chunks, tokens = np.array(weights), np.array(sizes)
+    requests = [
+        request.tolist()
+        for request in pack_query(chunks, max_passages=max_passages, tokens=tokens, room=room)
+    ]
+    assert sorted(index for request in requests for index in request) == list(range(len(weights)))
+    assert all(sum(sizes[index] for index in request) <= room for request in requests)
+    assert all(len(request) <= max_passages for request in requests)
+    bound = lower_bound_units(chunks, max_passages=max_passages, tokens=tokens, room=room)
+    optimum = _brute_force(weights, max_passages, sizes, room)
+    assert bound <= optimum <= _cost(weights, requests) <= optimum + 1
 
 
 @given(st.integers(0, 2100), st.lists(st.integers(0, 10_000), max_size=20))
@@ -92,4 +134,6 @@ def test_chunks_are_the_dearer_reading(query: int, passages: list[int]) -> None:
         )
         for passage in passages
     ]
-    assert billing_chunks(query, np.array(passages, dtype=np.int64)).tolist() == expected
+    tokens = np.array(passages, dtype=np.int64)
+    assert billing_chunks(query, tokens).tolist() == expected
+    assert (chunks_query_once(tokens + query) <= billing_chunks(query, tokens)).all()

@@ -1,4 +1,4 @@
-"""What of a job's endpoint goes into each request body beside model, query and texts. Pure."""
+"""What a job's endpoint asks of its dialect: more body fields, and lists kept whole. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank_jobs.config import Endpoint
 from rerank_jobs.errors import JobError
 from rerank_jobs.score.dialects import DIALECTS
 
-__all__ = ["body_fields"]
+__all__ = ["body_fields", "ranks_listwise"]
 
 
 def body_fields(endpoint: Endpoint) -> dict[str, Any]:
@@ -48,6 +48,13 @@ def body_fields(endpoint: Endpoint) -> dict[str, Any]:
     for name, value in fields.items():
         _check_json(endpoint, name, value)
     return fields
+
+
+def ranks_listwise(endpoint: Endpoint) -> bool:
+    """Say whether a score depends on the list: by the job's word, else by dialect and model."""
+    if endpoint.listwise is not None:
+        return endpoint.listwise
+    return DIALECTS[endpoint.dialect].listwise(endpoint.model)
 
 
 def _check_json(endpoint: Endpoint, name: str, value: object) -> None:

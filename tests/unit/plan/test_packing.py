@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
+from rerank_jobs.errors import JobError
 from rerank_jobs.plan.packing import (
     billing_chunks,
     lower_bound_units,
@@ -111,8 +114,46 @@ def test_a_passage_of_several_units_fits_one_request() -> None:
 
 
 def test_no_request_holds_more_than_a_thousand_passages() -> None:
-    """The advised count per request holds even where a larger request would be cheaper."""
+    """The advised count per request holds, at the price of the lower bound."""
     chunks = np.full(2500, 51)
     requests = pack_query(chunks)
     assert max(len(request) for request in requests) <= 1000
-    assert sum(_units(chunks, requests)) <= lower_bound_units(chunks) + 2
+    assert sum(_units(chunks, requests)) == lower_bound_units(chunks)
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 9), (3, 3), (51, 51), (1, 250)])
+def test_a_query_of_100_000_passages_is_packed_in_seconds(least: int, most: int) -> None:
+    """The bound is reached in linear time: less than ten seconds where one or so is needed."""
+    chunks = np.random.default_rng(0).integers(least, most, 100_000, endpoint=True)
+    started = time.process_time()
+    requests = pack_query(chunks)
+    assert time.process_time() - started < 10
+    assert sum(_units(chunks, requests)) == lower_bound_units(chunks)
+    assert max(len(request) for request in requests) <= 1000
+
+
+def test_most_requests_stay_one_unit() -> None:
+    """Only as many requests are packed anew as save the units that are wasted."""
+    chunks = np.full(300, 33)  # three to a request, one chunk of each unit is left
+    requests = pack_query(chunks)
+    assert sum(_units(chunks, requests)) == lower_bound_units(chunks) == 99
+    chunks = np.array([60] * 5 + [97] * 3)  # the five save two units, the others stay alone
+    assert sorted(_units(chunks, pack_query(chunks))) == [1, 1, 1, 3]
+
+
+def test_a_limit_on_tokens_splits_requests() -> None:
+    """Passages are packed by size where a request's tokens are limited, each request a unit."""
+    requests = pack_query(np.ones(6), tokens=np.array([60, 50, 40, 30, 20, 10]), room=100)
+    assert [request.tolist() for request in requests] == [[0, 2], [1, 3, 4], [5]]
+    bound = lower_bound_units(np.ones(6), tokens=np.array([60, 50, 40, 30, 20, 10]), room=100)
+    assert bound == len(requests) == 3
+
+
+def test_a_whole_query_is_one_request_or_none() -> None:
+    """A query that must not be split is one request of several units, or an error."""
+    (request,) = pack_query(np.full(300, 2), whole=True)
+    assert len(request) == 300
+    with pytest.raises(JobError, match="one has 33 passages, at most 32 fit"):
+        pack_query(np.ones(33), max_passages=32, whole=True)
+    with pytest.raises(JobError, match="of 70 tokens, at most 60"):
+        pack_query(np.ones(2), tokens=np.array([30, 40]), room=60, whole=True)

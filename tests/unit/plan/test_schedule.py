@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rerank_jobs.errors import BudgetStop
 from rerank_jobs.job import RunResult, plan_partition, preview_partition, run_partition
 from rerank_jobs.plan.packing import search_units
-from rerank_jobs.plan.schedule import price_queries
+from rerank_jobs.plan.schedule import Queries, Rules, price_queries
 from tests.builders import make_job, make_rows, read_output, write_rows
 
 QUERIES = st.lists(
@@ -25,16 +25,15 @@ QUERIES = st.lists(
 )
 
 
-def arrays(
-    queries: list[list[tuple[int, bool, bool]]],
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return (chunks, counted, known, starts) of some queries."""
+def arrays(queries: list[list[tuple[int, bool, bool]]]) -> tuple[Queries, npt.NDArray[Any]]:
+    """Return some queries, their passages of 5 tokens a chunk, and which scores are known."""
     flat = [item for query in queries for item in query]
     chunks = np.array([item[0] for item in flat], dtype=np.int64)
     counted = np.array([item[1] for item in flat])
     known = np.array([item[2] for item in flat]) & counted
     starts = np.cumsum([0, *map(len, queries)])[:-1].astype(np.int64)
-    return chunks, counted, known, starts
+    tokens = chunks * 5
+    return Queries(chunks, tokens, np.full(len(chunks), 3), counted, starts), known
 
 
 @given(QUERIES)
@@ -42,9 +41,10 @@ def test_cheapest_reuses_exactly_where_it_lowers_the_price(
     queries: list[list[tuple[int, bool, bool]]],
 ) -> None:
     """Per query cheapest costs the lesser of all and missing; it reuses only to save a unit."""
-    chunks, counted, known, starts = arrays(queries)
-    use, send, price = price_queries(chunks, counted, known, starts, "cheapest")
-    bounds = [*starts.tolist(), len(chunks)]
+    passages, known = arrays(queries)
+    chunks, counted = passages.chunks, passages.counted
+    use, send, price = price_queries(passages, known, "cheapest", Rules())
+    bounds = [*passages.starts.tolist(), len(chunks)]
     total = 0
     for number, (first, last) in enumerate(pairwise(bounds)):
         part = slice(first, last)
@@ -53,7 +53,7 @@ def test_cheapest_reuses_exactly_where_it_lowers_the_price(
         assert bool(use[number]) == (missing < whole)
         assert send[part].sum() == (counted[part] & ~(known[part] & use[number])).sum()
         total += min(whole, missing)
-    assert price.bound_units == total <= price.naive_units
+    assert price.bound_units == price.missing_units == total <= price.distinct_units
 
 
 @given(QUERIES)
@@ -61,13 +61,24 @@ def test_strict_always_reuses_and_off_never(
     queries: list[list[tuple[int, bool, bool]]],
 ) -> None:
     """Strict sends only what is not known; off sends all that counts."""
-    chunks, counted, known, starts = arrays(queries)
-    _, send, price = price_queries(chunks, counted, known, starts, "strict")
-    assert (send == (counted & ~known)).all()
+    passages, known = arrays(queries)
+    _, send, price = price_queries(passages, known, "strict", Rules())
+    assert (send == (passages.counted & ~known)).all()
     assert price.reused == known.sum()
-    _, send, price = price_queries(chunks, counted, known, starts, "off")
-    assert (send == counted).all()
+    _, send, price = price_queries(passages, known, "off", Rules())
+    assert (send == passages.counted).all()
     assert price.reused == 0
+
+
+@given(QUERIES)
+def test_where_tokens_are_paid_cheapest_reuses_whatever_is_known(
+    queries: list[list[tuple[int, bool, bool]]],
+) -> None:
+    """Each score that is reused saves its tokens, so that none is paid twice."""
+    passages, known = arrays(queries)
+    _, send, price = price_queries(passages, known, "cheapest", Rules(per_token=True))
+    assert (send == (passages.counted & ~known)).all()
+    assert price.distinct_tokens == int(passages.tokens[passages.counted].sum())
 
 
 def grow(folder: Path, extra: int, **parts: Any) -> RunResult:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from rerank_jobs.plan.tokens import QUERY_CUT, estimate_text
-from rerank_jobs.plan.windows import cut_windows, passage_limit, truncate, window_spans
+from rerank_jobs.plan.tokens import estimate_text
+from rerank_jobs.plan.windows import (
+    QUERY_CUT,
+    cut_windows,
+    passage_limit,
+    query_cut,
+    truncate,
+    window_spans,
+)
 
 WORDS = " ".join(f"word{number}" for number in range(6000))
 
@@ -20,6 +27,12 @@ def test_passage_limit_at_4096(query: int, limit: int) -> None:
 def test_passage_limit_at_other_contexts(context: int, query: int, limit: int) -> None:
     """In other contexts too a query takes at most half, so that a passage always has room."""
     assert passage_limit(context, query) == limit
+
+
+@pytest.mark.parametrize(("context", "cut"), [(64, 2048), (4096, 2048), (32_768, 16_384)])
+def test_a_query_counts_up_to_the_cut_of_its_provider(context: int, cut: int) -> None:
+    """A query is cut at half the context, but not because a job makes do with a smaller one."""
+    assert query_cut(context) == cut
 
 
 def test_a_text_that_fits_is_its_own_window() -> None:

@@ -51,16 +51,7 @@ def test_the_page_names_url_path_limit_and_options(name: str) -> None:
     assert all(f"`{option}`" in section for option in dialect.options)
 
 
-UNPRICED = pytest.mark.xfail(reason="a plan has no price by tokens yet", strict=True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[UNPRICED] if "usd_per_million_tokens" in job["endpoint"] else [])
-        for name, job in JOBS.items()
-    ],
-)
+@pytest.mark.parametrize("name", list(JOBS))
 def test_each_job_file_of_the_page_scores_a_table(
     name: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
