@@ -1,7 +1,6 @@
 """The one place that talks HTTP: a body goes out, an answer or a reason for its absence returns.
 
-httpx transports are called directly, over aiohttp for remote endpoints: a client object on top
-of them costs more than the transport itself. Nothing is retried, redirected or logged here.
+Nothing is retried, redirected or logged here.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Iterator
-from typing import cast
 from urllib.parse import quote
 
 import aiohttp
@@ -21,7 +19,13 @@ from rerank_jobs.errors import KeyStop
 from rerank_jobs.score.access import Access, read_access
 from rerank_jobs.score.dialects import DIALECTS
 from rerank_jobs.score.exchange import Answer, Lost
-from rerank_jobs.score.transport import CONNECT_SECONDS, LeanTransport
+from rerank_jobs.score.transport import (
+    CONNECT_SECONDS,
+    HttpxWay,
+    NetworkWay,
+    ReplyTooLongError,
+    Way,
+)
 
 __all__ = ["EMBEDDED_URL", "RerankClient", "open_client", "open_key_client"]
 
@@ -94,22 +98,23 @@ def _open(
     transport: httpx.AsyncBaseTransport | None,
     timeout_seconds: float,
 ) -> RerankClient:
-    if transport is None:
-        if endpoint.embedded:
-            raise ValueError("the embedded endpoint needs a transport")
-        transport = LeanTransport(
+    url = (EMBEDDED_URL if endpoint.embedded else endpoint.url).rstrip("/") + path
+    headers = _make_headers(endpoint, key, access)
+    way: Way
+    if transport is not None:
+        way = HttpxWay(transport, method, url, headers)
+    elif endpoint.embedded:
+        raise ValueError("the embedded endpoint needs a transport")
+    else:
+        way = NetworkWay(
             access,
+            method,
+            url,
+            headers,
             max_connections=endpoint.max_concurrency,
             connect_seconds=min(CONNECT_SECONDS, timeout_seconds),
         )
-    url = EMBEDDED_URL if endpoint.embedded else endpoint.url
-    return RerankClient(
-        method=method,
-        transport=transport,
-        url=url.rstrip("/") + path,
-        headers=_make_headers(endpoint, key, access),
-        timeout_seconds=timeout_seconds,
-    )
+    return RerankClient(way, timeout_seconds)
 
 
 def _make_headers(
@@ -152,20 +157,9 @@ def _describe_app(endpoint: Endpoint) -> Iterator[tuple[str, str]]:
 class RerankClient:
     """Sends request bodies to one endpoint; safe for many sends at once in one event loop."""
 
-    def __init__(
-        self,
-        *,
-        transport: httpx.AsyncBaseTransport,
-        url: str,
-        headers: Callable[[], httpx.Headers],
-        timeout_seconds: float,
-        method: str = "POST",
-    ) -> None:
-        """Take over ``transport``; ``timeout_seconds`` bounds a whole exchange."""
-        self._method = method
-        self._transport = transport
-        self._url = httpx.URL(url)
-        self._headers = headers
+    def __init__(self, way: Way, timeout_seconds: float) -> None:
+        """Take over ``way``; ``timeout_seconds`` bounds a whole exchange."""
+        self._way = way
         self._timeout = timeout_seconds
 
     async def send(self, body: bytes) -> Answer | Lost:
@@ -173,47 +167,33 @@ class RerankClient:
 
         ``Lost`` says whether the endpoint may have seen (and charged) the request.
         """
-        # A stream, and not content: httpx would work out host and length, which aiohttp does again.
-        request = httpx.Request(
-            self._method, self._url, headers=self._headers(), stream=httpx.ByteStream(body)
-        )
-        request.read()
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(request, MAX_ECHO * len(body) + SPARE_BYTES)
+                return await self._exchange(body, MAX_ECHO * len(body) + SPARE_BYTES)
+        except ReplyTooLongError:
+            return Lost("reply is too long", reached=True)
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             return _classify(error)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        await self._way.aclose()
 
-    async def _exchange(self, request: httpx.Request, max_bytes: int) -> Answer | Lost:
+    async def _exchange(self, body: bytes, max_bytes: int) -> Answer | Lost:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        response = await self._transport.handle_async_request(request)
-        # Not aiter_bytes: its decoders know no bound.
-        stream = cast("httpx.AsyncByteStream", response.stream)
-        try:
-            parts, size = [], 0
-            async for part in stream:
-                parts.append(part)
-                size += len(part)
-                if size > max_bytes:
-                    return Lost("reply is too long", reached=True)
-        finally:
-            await stream.aclose()
+        raw = await self._way.exchange(body, max_bytes)
         latency = loop.time() - started
-        if response.status_code == 407:
+        if raw.status == 407:
             # It is the proxy that says so: the endpoint has not seen the request.
             return Lost("the proxy refused", reached=False)
-        body = b"".join(parts)
-        if "content-encoding" in response.headers:
-            unpacked = _unpack(body, response.headers["content-encoding"], max_bytes)
+        whole = raw.body
+        if "content-encoding" in raw.headers:
+            unpacked = _unpack(whole, raw.headers["content-encoding"], max_bytes)
             if isinstance(unpacked, Lost):
                 return unpacked
-            body = unpacked
-        return Answer(response.status_code, response.headers, body, latency)
+            whole = unpacked
+        return Answer(raw.status, raw.headers, whole, latency)
 
 
 def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | Lost:

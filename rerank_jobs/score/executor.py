@@ -210,15 +210,41 @@ class _Run:
     # One send.
 
     async def _send(self, attempt: Attempt) -> None:
-        try:
-            if self._stop is None and self._crash is None:
-                await self._exchange(attempt)
-                self._report()
-        except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
-            self._fail(error)
-        finally:
-            del self._sends[attempt]
-            self._changed.set()
+        """Send an attempt, and after it whatever may leave at once: not each gets its own task."""
+        following: Attempt | None = attempt
+        while following is not None:
+            attempt, following = following, None
+            try:
+                if self._stop is None and self._crash is None:
+                    await self._exchange(attempt)
+                    self._report()
+                    following = self._follow()
+            except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
+                self._fail(error)
+            finally:
+                task = self._sends.pop(attempt)
+                if following is None:
+                    self._changed.set()
+                else:
+                    self._sends[following] = task
+
+    def _follow(self) -> Attempt | None:
+        """Return what may leave in place of a finished send; ``None``: the dispatcher decides."""
+        now, others = self._time(), len(self._sends) - 1
+        if self._stop is not None or self._overload.outage or not self._pacer.is_open(now):
+            return None
+        if not self._overload.has_room(now, others):
+            return None
+        following = self._lanes.take(now)
+        if following is None:
+            return None
+        if not self._allowance.admit(self._judge.planned_usd(following)):
+            self._lanes.put_first([following])
+            return None
+        self._overload.note_send()
+        if self._overload.has_room(now, others + 1):
+            self._changed.set()  # the window has grown: one more may leave beside it
+        return following
 
     async def _exchange(self, attempt: Attempt) -> None:
         answer = await self._post(attempt)

@@ -66,6 +66,10 @@ class Pacer:
         """Let nobody send before ``instant`` (loop time); never shortens a pause."""
         self._paused_until = max(self._paused_until, instant)
 
+    def is_open(self, now: float) -> bool:
+        """Return whether ``admit`` would not wait at all: no limit, and no pause at ``now``."""
+        return self._requests is None and self._tokens is None and self._paused_until <= now
+
     async def admit(self, tokens: int = 0) -> None:
         """Wait until one send of ``tokens`` may leave; ``give_back`` must follow its response."""
         if self._requests is None and self._tokens is None:

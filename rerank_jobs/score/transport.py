@@ -1,23 +1,24 @@
-"""The way over the network: an httpx transport on aiohttp, as lean as the seam allows.
+"""The two ways of one exchange: over the network by aiohttp, or through any httpx transport.
 
-The parent's own way of one request costs as much again as aiohttp does. Here the URL is translated
-once, the body is read as it arrives, and nothing is unpacked, retried, redirected or logged.
+aiohttp is called directly for remote endpoints: an httpx transport around it costs a third more CPU
+a request. The embedded endpoint, and tests, are reached through httpx's transport seam. Bodies are
+read as they arrive, up to a bound; nothing is unpacked, retried, redirected or logged.
 """
 
 from __future__ import annotations
 
-import functools
-import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict
 from yarl import URL
 
 from rerank_jobs.score.access import Access
 
-__all__ = ["LeanTransport"]
+__all__ = ["HttpxWay", "NetworkWay", "RawAnswer", "ReplyTooLongError", "Way"]
 
 CONNECT_SECONDS = 10.0
 """For one attempt at one address; names, proxy and TLS together get three times as long."""
@@ -25,53 +26,126 @@ CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 15.0
 
 
-class LeanTransport(AiohttpTransport):
-    """Sends each request once and hands the body on as it was sent.
+class ReplyTooLongError(Exception):
+    """The body has more bytes than may be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """Status, headers (looked up in lower case) and body, as they were sent."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Way(Protocol):
+    """Sends one request, whatever becomes of it, and reads the whole answer."""
+
+    async def exchange(self, body: bytes, max_bytes: int) -> RawAnswer:
+        """Return the answer; raises errors of httpx or aiohttp, or ``ReplyTooLongError``."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+class HttpxWay:
+    """Through an httpx transport."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        method: str,
+        url: str,
+        headers: Callable[[], httpx.Headers],
+    ) -> None:
+        """Take over ``transport``."""
+        self._transport = transport
+        self._method = method
+        self._url = httpx.URL(url)
+        self._headers = headers
+
+    async def exchange(self, body: bytes, max_bytes: int) -> RawAnswer:
+        """Return the answer; raises httpx's errors, or ``ReplyTooLongError``."""
+        request = httpx.Request(self._method, self._url, headers=self._headers(), content=body)
+        response = await self._transport.handle_async_request(request)
+        # Not aiter_bytes: its decoders know no bound.
+        stream = cast("httpx.AsyncByteStream", response.stream)
+        try:
+            whole = await _read(aiter(stream), max_bytes)
+        finally:
+            await stream.aclose()
+        return RawAnswer(response.status_code, response.headers, whole)
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self._transport.aclose()
+
+
+class NetworkWay:
+    """Over the network; opens nothing before the first exchange, whose event loop it belongs to.
 
     Errors are aiohttp's own: they tell, as their translation into httpx's does not, whether the
     endpoint can have seen the request. Nobody but the caller bounds the time of an exchange once
     it is connected. The request target is sent as the URL spells it, escapes and all.
     """
 
-    def __init__(self, access: Access, *, max_connections: int, connect_seconds: float) -> None:
-        """Open nothing yet: the session begins with the first request, in its event loop."""
-        super().__init__(
-            verify=access.tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            trust_env=False,
-            client=functools.partial(self._open_session, max_connections),
-        )
-        self._by_proxy = access.proxy
+    def __init__(
+        self,
+        access: Access,
+        method: str,
+        url: str,
+        headers: Callable[[], httpx.Headers],
+        *,
+        max_connections: int,
+        connect_seconds: float,
+    ) -> None:
+        """Prepare what all requests have in common."""
+        self._access = access
+        self._method = method
+        # encoded: yarl would undo the escape of a colon in the path, which Bedrock asks for.
+        self._url = URL(url, encoded=True)
+        self._headers = headers
+        self._max_connections = max_connections
         self._timeout = aiohttp.ClientTimeout(
             connect=3 * connect_seconds, sock_connect=connect_seconds
         )
+        self._session: aiohttp.ClientSession | None = None
+        self._prepared: Callable[[], CIMultiDict[str]] | None = None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Return the head of the answer; its stream reads the rest."""
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
-        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
-        proxy_headers = None
-        if self._by_proxy is not None and self._by_proxy.authorization is not None:
-            credentials = ("Proxy-Authorization", self._by_proxy.authorization.reveal())
-            if request.url.scheme == "https":
-                proxy_headers = [credentials]
-            else:
-                headers.append(credentials)
-        response = await self.client.request(
-            request.method,
-            _translate(str(request.url)),
-            headers=headers,
-            data=request.content or None,
+    async def exchange(self, body: bytes, max_bytes: int) -> RawAnswer:
+        """Return the answer; raises aiohttp's errors, or ``ReplyTooLongError``."""
+        if self._session is None or self._prepared is None:
+            self._session, self._prepared = self._open_session(), self._prepare_headers()
+        proxy = self._access.proxy
+        async with self._session.request(
+            self._method,
+            self._url,
+            headers=self._prepared(),
+            data=body or None,
             allow_redirects=False,
             timeout=self._timeout,
-            proxy=self._by_proxy.url if self._by_proxy is not None else None,
-            proxy_headers=proxy_headers,
-        )
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+            proxy=proxy.url if proxy is not None else None,
+            proxy_headers=self._proxy_headers(),
+        ) as response:
+            # The length is counted as it is sent; what came in pieces is counted on arrival.
+            if response.content_length is not None and response.content_length <= max_bytes:
+                whole = await response.read()
+            else:
+                whole = await _read(response.content.iter_any().__aiter__(), max_bytes)
+            return RawAnswer(response.status, response.headers, whole)
 
-    def _open_session(self, max_connections: int) -> aiohttp.ClientSession:
+    async def aclose(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        # Without TLS in sight no context is needed: making one reads every certificate.
         connector = aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=KEEPALIVE_SECONDS, ssl=self.ssl_context
+            limit=self._max_connections,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            ssl=self._access.tls if self._access.tls is not None else True,
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -80,22 +154,34 @@ class LeanTransport(AiohttpTransport):
             auto_decompress=False,
         )
 
+    def _prepare_headers(self) -> Callable[[], CIMultiDict[str]]:
+        headers = CIMultiDict(
+            (name.decode(), value.decode()) for name, value in self._headers().raw
+        )
+        credentials = self._credentials()
+        if credentials is not None and self._url.scheme == "http":
+            headers["Proxy-Authorization"] = credentials
+        # A function, and not the headers: no repr of whoever holds it shows them.
+        return lambda: headers
 
-class _Body(httpx.AsyncByteStream):
-    """The body as it arrives, in pieces of whatever size the socket gave."""
+    def _proxy_headers(self) -> dict[str, str] | None:
+        credentials = self._credentials()
+        if credentials is None or self._url.scheme == "http":
+            return None
+        return {"Proxy-Authorization": credentials}
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._response.content.iter_any().__aiter__()
-
-    async def aclose(self) -> None:
-        """Give the connection back, or close it if the body was not read to its end."""
-        await self._response.__aexit__(None, None, None)
+    def _credentials(self) -> str | None:
+        proxy = self._access.proxy
+        if proxy is None or proxy.authorization is None:
+            return None
+        return proxy.authorization.reveal()
 
 
-@functools.lru_cache(maxsize=16)
-def _translate(url: str) -> URL:
-    # encoded: yarl would undo the escape of a colon in the path, which Bedrock asks for.
-    return URL(url, encoded=True)
+async def _read(parts: AsyncIterator[bytes], max_bytes: int) -> bytes:
+    found, size = [], 0
+    async for part in parts:
+        found.append(part)
+        size += len(part)
+        if size > max_bytes:
+            raise ReplyTooLongError
+    return b"".join(found)

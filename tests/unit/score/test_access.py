@@ -310,8 +310,16 @@ def test_no_secret_of_the_way_is_shown(
             client = open_client(endpoint, Secret(KEY), access=access)
             answer = await client.send(BODY)
             assert isinstance(answer, Answer) is accepted
-            held = vars(client)["_transport"]
-            values = (endpoint, access, client, answer, vars(client), vars(held), held.client)
+            held = vars(client)["_way"]
+            values = (
+                endpoint,
+                access,
+                client,
+                answer,
+                vars(client),
+                vars(held),
+                vars(held)["_session"],
+            )
             shown.extend(f"{value!r} {value!s}" for value in values)
             await client.aclose()
 
