@@ -81,18 +81,18 @@ def test_one_budget_holds_for_all_partitions_together(
 ) -> None:
     """What partition a spent is gone for b: nothing of b is sent or frozen until more is allowed.
 
-    Two plans of $0.004, at most $0.0052 with retries, do not fit into $0.009 one after the other.
+    Two plans of $0.004, at most $0.0122 with retries, do not fit into $0.016 one after the other.
     """
-    job = set_up(tmp_path, url, {"max_usd_per_day": 0.009, "max_usd_per_month": 1})
+    job = set_up(tmp_path, url, {"max_usd_per_day": 0.016, "max_usd_per_month": 1})
     assert call_json(capsys, "run", job, "--partition", "a")["cost_usd"] == 0.004
     before = read_stats(url)
-    words = ("budget.max_usd_per_day", "$0.0040 of $0.0090 spent today", "$0.0052", "00:00 UTC")
+    words = ("budget.max_usd_per_day", "$0.0040 of $0.0160 spent today", "$0.0122", "00:00 UTC")
     call(capsys, "run", job, "--partition", "b").assert_says(3, *words)
     call(capsys, "plan", job, "--partition", "b").assert_says(3, *words)
     assert read_stats(url) == before
     assert not list(tmp_path.glob("out.state/b/plan/*"))
     assert call(capsys, "run", job, "--partition", "a").code == 0
-    job = write_job(tmp_path, describe(url, {"max_usd_per_day": 0.0092}))
+    job = write_job(tmp_path, describe(url, {"max_usd_per_day": 0.0162}))
     assert call_json(capsys, "run", job, "--partition", "b")["cost_usd"] == 0.004
 
 
@@ -122,13 +122,13 @@ def test_a_run_stops_at_the_end_of_a_days_money_and_goes_on_the_next_day(
     Each day spends its budget and at most one reply's drift, names the budget, exits 3, and sends
     nothing more; the days together pay each request once.
     """
-    queries, limit = 20, 0.0235
+    queries, limit = 20, 0.0295
     with serve("--scorer", "instant", "--usd-per-search", "0.002") as dear:
         job = set_up(tmp_path, dear, {}, queries)
         job = write_job(tmp_path, describe(dear, {"max_usd_per_day": limit}, max_concurrency=1))
         command = ("run", job, "--partition", "a", "--extra-usd", "1")
         state = LocalStore(str(tmp_path / "out.state"))
-        call(capsys, *command).assert_says(3, "max_usd_per_day", "$0.0235 that was left", "anew at")
+        call(capsys, *command).assert_says(3, "max_usd_per_day", "$0.0295 that was left", "anew at")
         sent = read_stats(dear)["requests"]
         assert limit < sent * 0.002 + 0.001 <= limit + 0.002
         call(capsys, *command).assert_says(3, "budget.max_usd_per_day", "$0.00 that was left")
@@ -163,10 +163,10 @@ def let_go(*processes: subprocess.Popen[str]) -> None:
 def test_two_processes_that_score_at_once_do_not_pass_one_budget(
     tmp_path: Path, capsys: Capture, url: str, limit: float
 ) -> None:
-    """Each plan of $0.04, $0.043 with retries, fits into $0.06, both do not: together they stop.
+    """Each plan of $0.04, $0.05 with retries, fits into $0.06, both do not: together they stop.
 
     Both have planned before either claims, so that only the claims can keep them apart. Where both
-    fit, both finish. What is left in the end can still be used, and is not passed either.
+    fit, both finish. What is left in the end can be used, but for a plan's slack, and is not passed.
     """
     job = set_up(tmp_path, url, {"max_usd_per_day": limit}, queries=40)
     before = read_stats(url)
@@ -180,11 +180,11 @@ def test_two_processes_that_score_at_once_do_not_pass_one_budget(
         assert said == ["done\n"] * 2
         return
     assert [text for text in said if "budget.max_usd_per_day" in text]
-    assert spent >= 2 * (limit - 0.043) - 0.002
+    assert spent >= 2 * (limit - 0.05) - 0.002
     for partition in PARTITIONS:
         call(capsys, "run", job, "--partition", partition)
     after = read_stats(url)
-    assert limit - 0.005 <= (after["search_units"] - before["search_units"]) * 0.001 <= limit
+    assert limit - 0.011 <= (after["search_units"] - before["search_units"]) * 0.001 <= limit
     assert after["pairs_repeated"] == before["pairs_repeated"]
 
 
