@@ -166,7 +166,7 @@ def test_two_processes_that_score_at_once_do_not_pass_one_budget(
     """Each plan of $0.04, $0.05 with retries, fits into $0.06, both do not: together they stop.
 
     Both have planned before either claims, so that only the claims can keep them apart. Where both
-    fit, both finish. What is left in the end can be used, but for a plan's slack, and is not passed.
+    fit, both finish. What is left then can be used, but for a plan's slack, and is not passed.
     """
     job = set_up(tmp_path, url, {"max_usd_per_day": limit}, queries=40)
     before = read_stats(url)
