@@ -106,6 +106,7 @@ def _read_scores(results: object, name: str, n: int) -> tuple[float, ...]:
     if len(results) != n:
         raise _DeviationError("wrong number of results")
     scores: list[float | None] = [None] * n
+    finite = math.isfinite
     for result in results:
         if type(result) is not dict:
             raise _DeviationError("a result is not an object")
@@ -115,13 +116,18 @@ def _read_scores(results: object, name: str, n: int) -> tuple[float, ...]:
             raise _DeviationError("an index is out of range")
         if scores[index] is not None:
             raise _DeviationError("an index is repeated")
-        if type(score) is int:
-            score = float(score)
-        if type(score) is not float or not math.isfinite(score):
+        if type(score) is not float:
+            score = _read_whole(score)
+        if not finite(score):
             raise _DeviationError("a score is not a finite number")
         scores[index] = score
     # n results with n different indexes below n: none is left open.
     return tuple(scores)  # type: ignore[arg-type]
+
+
+def _read_whole(score: object) -> float:
+    """Return a score that came without a point; NaN for what is no number."""
+    return float(score) if type(score) is int else math.nan
 
 
 def _read_usage(shape: Shape, data: object, headers: Mapping[str, str]) -> Usage:

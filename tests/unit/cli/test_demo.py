@@ -62,6 +62,7 @@ def test_a_partition_that_names_no_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.dags
 def test_the_demo_shows_what_it_did_and_the_second_time_sends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -90,6 +91,7 @@ def test_the_demo_shows_what_it_did_and_the_second_time_sends_nothing(
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.dags
 def test_a_failure_is_one_line_with_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
