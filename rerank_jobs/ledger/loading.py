@@ -25,6 +25,7 @@ PAIRS = pa.schema(
         ("model", pa.string()),
         ("provider", pa.string()),
         ("received_at", pa.timestamp("us", tz="UTC")),
+        ("parts", pa.int32()),
     ]
 )
 
@@ -129,7 +130,8 @@ def _explode(ledger: pa.Table) -> pa.Table:
             else pc.list_flatten(rows.column("scores").combine_chunks())
         )
         carried = [
-            rows.column(name).take(parent) for name in ("error", "model", "provider", "received_at")
+            rows.column(name).take(parent)
+            for name in ("error", "model", "provider", "received_at", "parts")
         ]
         parts.append(
             pa.table([rows.column("query_key").take(parent), flat, scores, *carried], schema=PAIRS)

@@ -72,20 +72,32 @@ def decode_segment(data: bytes, columns: Sequence[str] | None = None) -> pa.Tabl
     schema = arrow_schema("ledger")
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
-    wanted = [arrow_schema("ledger").get_field_index(name) for name in columns or ()]
-    options = pa.ipc.IpcReadOptions(included_fields=wanted)  # none stands for all
     try:
-        with pa.ipc.open_file(pa.py_buffer(data), options=options) as reader:
+        buffer = pa.py_buffer(data)
+        wanted = []  # none stands for all
+        if columns is not None:
+            with pa.ipc.open_file(buffer) as reader:
+                names = reader.schema.names
+            wanted = [names.index(name) for name in columns if name in names]
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        with pa.ipc.open_file(buffer, options=options) as reader:
             digest = (reader.schema.metadata or {}).get(b"sha256", b"")
             blank = data.replace(digest, _NO_DIGEST) if len(digest) == len(_NO_DIGEST) else b""
             if hashlib.sha256(blank).hexdigest().encode() != digest:
                 raise ValueError("the bytes of a segment do not fit its SHA-256")
-            table = reader.read_all().replace_schema_metadata(None)
+            table = _add_parts(reader.read_all().replace_schema_metadata(None), schema)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not a segment ({type(error).__name__})") from None
     if table.schema != schema:
         raise ValueError("a segment of another version")
     return table
+
+
+def _add_parts(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Bring a table of version 1, which has no column ``parts``, up to date."""
+    if "parts" in table.schema.names or "parts" not in schema.names:
+        return table
+    return table.append_column(schema.field("parts"), pa.nulls(table.num_rows, pa.int32()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,7 @@ def _make_reply_columns(outcomes: list[Outcome]) -> dict[str, list[Any]]:
         "provider": [reply and reply.provider for reply in replies],
         "model": [reply and reply.model for reply in replies],
         "latency_seconds": [reply.latency_seconds if reply else 0.0 for reply in replies],
+        "parts": [reply.parts if reply and reply.parts > 1 else None for reply in replies],
     }
 
 

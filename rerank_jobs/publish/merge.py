@@ -84,16 +84,18 @@ def count_statuses(con: duckdb.DuckDBPyConnection) -> Merged:
     )
 
 
-# A document is scored when all its passages are; its best window is the first of the highest score.
+# A document is scored when all its passages are; its best window is the first of the highest score
+# among the planned ones. A passage that was sent in pieces counts as so many windows.
 _DOCUMENTS = """CREATE OR REPLACE TEMP TABLE documents AS
     SELECT query_key, doc_key,
         CASE WHEN count(score) = count(*) THEN max(score) END AS score,
         CASE WHEN count(score) < count(*) THEN min(error) END AS error,
-        max(windows) AS windows,
+        max(windows) + sum(more) AS windows,
         CASE WHEN max(windows) > 1 THEN arg_max(w, (score, -w)) END AS best_window,
         bool_or(truncated) AS truncated, bool_and(reused) AS reused,
         arg_max(model, (score, -w)) AS model, arg_max(provider, (score, -w)) AS provider
     FROM (SELECT p.query_key, p.doc_key, p.window AS w, p.windows, p.truncated,
+            coalesce(l.parts, 1) - 1 AS more,
             coalesce(l.score, p.score) AS score, coalesce(p.error, l.error) AS error,
             l.score IS NULL AND p.score IS NOT NULL AS reused,
             CASE WHEN l.score IS NULL THEN p.model ELSE l.model END AS model,

@@ -108,14 +108,14 @@ def age_spending(store: LocalStore, seconds: float) -> None:
             column = table.schema.get_field_index("received_at")
             instants = table.column(column).cast(pa.int64()).to_numpy() - int(seconds * 1e6)
             moved = pa.array(instants).cast(table.schema.field(column).type)
-            store.put(entry.name, _seal_table(table.set_column(column, "received_at", moved)))
+            store.put(entry.name, seal_table(table.set_column(column, "received_at", moved)))
         elif entry.name.rpartition("/")[2].startswith("run-"):
             record = read_json(store, entry.name)
             record["ended_at"] -= seconds
             store.put(entry.name, seal_json(record))
 
 
-def _seal_table(table: pa.Table) -> bytes:
+def seal_table(table: pa.Table) -> bytes:
     schema = table.schema.with_metadata({"sha256": _NO_DIGEST})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:

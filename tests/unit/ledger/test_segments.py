@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 from collections.abc import Coroutine
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.unit.ledger.kit import (
     make_failed,
     make_scored,
     put_segment,
+    seal_table,
 )
 from tests.unit.score.simulation import simulate
 
@@ -68,6 +70,22 @@ def test_a_segment_reads_back_as_written() -> None:
     assert {scored["plan_id"], failed["plan_id"]} == {PLAN}
 
 
+def test_a_segment_of_version_1_is_still_paid_for() -> None:
+    """Without the column ``parts`` a segment is read with nulls there, whole and by columns."""
+    table = decode_segment(encode_segment([make_scored(1), make_failed(2)], PLAN))
+    old = seal_table(table.drop_columns(["parts"]))
+    assert decode_segment(old) == table
+    assert decode_segment(old, ("cost_usd", "parts")).column("parts").to_pylist() == [None, None]
+    assert decode_segment(old, ("cost_usd",)).column("cost_usd").to_pylist() == [0.001, 0.0]
+
+
+def test_pieces_of_a_passage_are_noted() -> None:
+    """A passage that was sent in pieces says in how many; any other says nothing."""
+    cut = dataclasses.replace(make_scored(1, passages=1), parts=4)
+    table = decode_segment(encode_segment([cut, make_scored(2)], PLAN))
+    assert table.column("parts").to_pylist() == [4, None]
+
+
 def test_equal_outcomes_have_equal_bytes() -> None:
     """A seal that is tried again is recognised as the same."""
     one, two = (encode_segment([make_scored(1), make_failed(2)], PLAN) for _ in range(2))
@@ -80,7 +98,7 @@ def test_a_segment_is_an_arrow_file_that_names_its_contract() -> None:
     with pa.ipc.open_file(io.BytesIO(data)) as reader:
         metadata = reader.schema.metadata or {}
         assert reader.read_all().num_rows == 1
-    assert (metadata[b"contract"], metadata[b"version"]) == (b"ledger", b"1")
+    assert (metadata[b"contract"], metadata[b"version"]) == (b"ledger", b"2")
 
 
 def test_every_flipped_byte_of_a_segment_is_detected() -> None:

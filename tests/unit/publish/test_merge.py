@@ -23,10 +23,12 @@ from tests.builders import make_job, read_output, write_rows
 Scorer = Callable[[str, str], float]
 
 
-def serve_scores(score: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def serve_scores(
+    score: Scorer, monkeypatch: pytest.MonkeyPatch, longest: int = 10**9
+) -> list[dict[str, Any]]:
     """Answer every request in process with ``score``; return the list of bodies that were sent.
 
-    A document that begins with POISON makes its request a 400, as an over-long one does.
+    A document that begins with POISON, or is longer than ``longest``, makes its request a 400.
     """
     bodies: list[dict[str, Any]] = []
 
@@ -34,7 +36,7 @@ def serve_scores(score: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
         body = json.loads(await request.body())
         bodies.append(body)
         texts = body["documents"]
-        if any(text.startswith("POISON") for text in texts):
+        if any(text.startswith("POISON") or len(text) > longest for text in texts):
             error = {"code": 400, "message": "document too long", "metadata": {}}
             error["metadata"] = {"error_type": "string_too_long"}
             return JSONResponse({"error": error}, status_code=400)
@@ -113,6 +115,19 @@ def test_refused_documents_go_behind_the_scored_ones(
     assert [row["document_id"] for row in failed] == ["q-0", "q-2"]
     assert all(row["rerank_score"] is None for row in failed)
     assert {row["rerank_error"] for row in failed} == {"string_too_long"}
+
+
+def test_a_document_that_is_cut_further_counts_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused as too long, it is scored by its best piece and says as how many it was sent."""
+    long = "word " * 60 + "best"
+    serve_scores(lambda _query, text: 0.9 if "best" in text else 0.1, monkeypatch, longest=200)
+    rows = run(tmp_path, {"q": ["a", long]})
+    cut = next(row for row in rows if row["document"] == long)
+    assert (cut["rerank_status"], cut["rerank_rank"], cut["rerank_score"]) == ("scored", 1, 0.9)
+    assert cut["rerank_windows"] >= 2
+    assert [row["rerank_windows"] for row in rows if row is not cut] == [1]
 
 
 def test_too_many_failures_publish_nothing_and_can_be_sent_again(
