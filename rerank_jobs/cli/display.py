@@ -62,8 +62,10 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     over = promise.search_units - promise.bound_units
     to_send = (
         f"{promise.requests:,} requests, {promise.search_units:,} search units"
-        f" ({over:,} over the lower bound), {promise.tokens:,} tokens"
+        f" ({over:,} over the lower bound)"
     )
+    if job.endpoint.token_price_usd or job.endpoint.token_pace:
+        to_send += f", {promise.tokens:,} tokens"
     return [
         ("Rows", f"{promise.rows_in:,} in, {promise.rows_out:,} out{put_aside}{cut}"),
         ("Queries", f"{promise.queries:,} texts in {promise.groups:,} groups, {pairs}"),

@@ -65,7 +65,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
     else:
         print_promise(Console(highlight=False), job, planned)
         if reply is not None:
-            print(f"Credit    {describe_credit(reply, planned)}")
+            print(f"{'Credit':<11}  {describe_credit(reply, planned)}")
     if planned.current is None:
         check_budget(job, planned.promise)
         check_outlook(job, planned.outlook)
