@@ -100,6 +100,7 @@ def test_sigterm_seals_what_is_paid_and_the_retry_goes_on(
     assert said["requests"] < said["paid_requests"] == 60
 
 
+@pytest.mark.slow
 def test_killed_in_mid_shard_the_same_run_goes_on_from_what_is_sealed(
     make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
 ) -> None:

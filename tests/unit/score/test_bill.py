@@ -29,7 +29,7 @@ from rerank_jobs.storage import LocalStore
 from tests.unit.score.fakes import DOCUMENT, KEY, QUERY, make_request
 from tests.unit.score.simulation import simulate, wall_clock
 
-REQUESTS, PASSAGES = 30, 4
+REQUESTS, PASSAGES = 20, 4
 FOLDER, PLAN = "_all/run/plan/00000", "plan"
 ENDPOINT = Endpoint(
     url="https://api.test/api/v1",
@@ -136,11 +136,11 @@ def test_the_bill_is_the_ledger_and_what_was_lost(
 ) -> None:
     """Under this fault the bill equals the ledger, by pair, plus replies that never came through.
 
-    The fault strikes a quarter of the requests, fifteen times at most. No key, query or document
+    The fault strikes a quarter of the requests, ten times at most. No key, query or document
     shows in a log of any level, a repr, a traceback or a ledger file.
     """
     caplog.set_level(logging.DEBUG)
-    rule = Rule(kind=kind, share=0.25, count=15, wait_seconds=None)
+    rule = Rule(kind=kind, share=0.25, count=10, wait_seconds=None)
     faults = Faults(seed=3, latency=Latency(low=0.02, high=0.12), rules=[rule])
     books = simulate(run_to_the_end(LocalStore(str(tmp_path)), faults))
     check(books)
