@@ -198,3 +198,31 @@ def test_prices_and_paces_have_honest_defaults() -> None:
     local, remote = Endpoint(), Endpoint(url="https://openrouter.ai/api/v1")
     assert (local.price_usd, local.pace) == (0.0, None)
     assert (remote.price_usd, remote.pace) == (0.001, 1000)
+
+
+def test_a_share_is_a_part_of_every_limit() -> None:
+    """Two processes with half a share each together have the limit; none has less than one send."""
+    half = Endpoint(
+        url="https://openrouter.ai/api/v1",
+        requests_per_minute=101,
+        tokens_per_minute=9000,
+        share=0.5,
+    )
+    assert (half.pace, half.token_pace) == (50, 4500)
+    assert Endpoint(url="https://openrouter.ai/api/v1", share=0.25).pace == 250
+    assert Endpoint(requests_per_minute=1, share=0.1).pace == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90m", 5400), ("2h", 7200), ("1.5d", 129_600), ("45", 45), (30, 30)]
+)
+def test_a_runtime_is_read_as_people_write_it(text: object, seconds: float) -> None:
+    """Times may carry a unit: seconds, minutes, hours or days."""
+    assert parse({"max_runtime": text}).max_runtime == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1h", "soon", True, 0])
+def test_a_runtime_must_be_a_time(text: object) -> None:
+    """Nothing that is no time above zero is taken for one."""
+    with pytest.raises(JobError, match="max_runtime"):
+        parse({"max_runtime": text})
