@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rerank_jobs.config import Endpoint, Job
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.errors import BudgetStop, RerankJobsError
 from rerank_jobs.ledger.spending import count_spending, sum_payments
 from rerank_jobs.plan.build import Draft
@@ -52,7 +53,7 @@ class Cap:
 
     def describe(self) -> str:
         """Say what is spent, as ``$3.20 of $5.00 spent today``."""
-        return f"{_show_usd(self.paid_usd)} of {_show_usd(self.limit_usd)} spent {self.period}"
+        return f"{show_usd(self.paid_usd)} of {show_usd(self.limit_usd)} spent {self.period}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def check_outlook(job: Job, outlook: Outlook) -> None:
             advice = "raise it, set candidates.top_k, or try a part with --limit-queries"
         raise BudgetStop(
             f"job {job.name}: {cap.key}: {cap.describe()}{_tell_reserved((cap,))}, and the plan may"
-            f" cost {_show_usd(rest)} more: nothing is sent; {advice}"
+            f" cost {show_usd(rest)} more: nothing is sent; {advice}"
         )
 
 
@@ -169,7 +170,7 @@ def explain_stop(stop: RerankJobsError, cap: Cap | None) -> RerankJobsError:
     if cap is None or not isinstance(stop, BudgetStop):
         return stop
     return BudgetStop(
-        f"{cap.key}: the {_show_usd(cap.left_usd)} that was left is used up, or too little for the"
+        f"{cap.key}: the {show_usd(cap.left_usd)} that was left is used up, or too little for the"
         f" next request (before this shard {cap.describe()}{_tell_reserved((cap,))}): it starts"
         f" anew at {_show_instant(cap.resets_at)}: run again then, or raise it"
     )
@@ -179,13 +180,7 @@ def _tell_reserved(caps: tuple[Cap, ...]) -> str:
     reserved = sum(cap.reserved_usd for cap in caps)
     if reserved < _ROUNDING_USD:
         return ""
-    return f", {_show_usd(reserved)} reserved by other runs"
-
-
-def _show_usd(amount: float) -> str:
-    """Return dollars with cents, and with two digits more where there are any."""
-    text = f"{amount:,.4f}"
-    return f"${text.removesuffix('00')}"
+    return f", {show_usd(reserved)} reserved by other runs"
 
 
 def _next_month(month: datetime) -> datetime:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.embedded import identify_scorer, open_transport
 from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
 from rerank_jobs.ledger.claims import acquire
@@ -223,7 +224,7 @@ def score_partition_shard(
         spent, promise = add_up_spent(state, plan), plan.promise
         error.note_kept(
             f"kept: {spent.requests:,} of {promise.requests:,} requests,"
-            f" ${spent.cost_usd:,.3f} of ${promise.cost_usd:,.3f}"
+            f" {show_usd(spent.cost_usd)} of {show_usd(promise.cost_usd)}"
         )
         raise
 

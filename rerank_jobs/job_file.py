@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rerank_jobs.config import Job
 from rerank_jobs.errors import JobError
-from rerank_jobs.job_text import describe_problem, parse_yaml
+from rerank_jobs.job_text import describe_problem, read_mapping
 
 __all__ = ["load_job", "parse_job"]
 
@@ -22,17 +22,7 @@ def load_job(path: Path) -> Job:
         JobError: the file is missing, is not YAML, or does not describe a job.
 
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise JobError(f"{path}: no such job file (rerank-jobs init writes one)") from None
-    except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{path}: cannot be read: save it as UTF-8") from None
-    data = parse_yaml(text, path)
-    if not isinstance(data, dict):
-        raise JobError(f"{path}: a job file is a YAML mapping that begins with name: and input:")
+    data = read_mapping(path, "job file", "name: and input:", " (rerank-jobs init writes one)")
     return parse_job(data, base=path.parent, where=str(path))
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from rerank_jobs.errors import JobError
 
-__all__ = ["describe_problem", "parse_yaml", "show_value"]
+__all__ = ["describe_problem", "parse_yaml", "read_mapping", "show_value"]
 
 _SHOWN_CHARACTERS = 80
 
@@ -29,6 +29,29 @@ class _JobLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def read_mapping(path: Path, kind: str, keys: str, missing: str = "") -> dict[str, Any]:
+    """Return what a YAML file of some ``kind`` says, which must be a mapping with such ``keys``.
+
+    ``missing`` is what to do where there is no such file.
+
+    Raises:
+        JobError: it cannot be read, is not YAML, or is no mapping.
+
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise JobError(f"{path}: no such {kind}{missing}") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: cannot be read: save it as UTF-8") from None
+    data = parse_yaml(text, path)
+    if not isinstance(data, dict):
+        raise JobError(f"{path}: a {kind} is a YAML mapping with {keys}")
+    return data
 
 
 def parse_yaml(text: str, path: Path) -> object:

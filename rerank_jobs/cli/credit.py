@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from rerank_jobs.config import Job, read_api_key
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.errors import CreditStop, KeyStop
 from rerank_jobs.job import Planned
 from rerank_jobs.score import KeyReply, ask_account, read_access
 
-__all__ = ["ask_credit", "check_credit", "describe_credit", "format_usd"]
+__all__ = ["ask_credit", "check_credit", "describe_credit"]
 
 
 def ask_credit(job: Job, planned: Planned) -> KeyReply | None:
@@ -33,16 +34,16 @@ def describe_credit(reply: KeyReply, planned: Planned) -> str:
     if account is None:
         return f"unknown: {reply.reason}"
     if account.remaining is None:
-        used = "" if account.usage is None else f"; {format_usd(account.usage)} used so far"
+        used = "" if account.usage is None else f"; {show_usd(account.usage)} used so far"
         return f"the key has no limit of its own{used}"
     cost, most = _find_needed(planned)
-    left = format_usd(account.remaining)
+    left = show_usd(account.remaining)
     if account.remaining < cost:
         return (
-            f"{left} remain, the plan may cost {format_usd(cost)}: it cannot suffice:"
+            f"{left} remain, the plan may cost {show_usd(cost)}: it cannot suffice:"
             " add credit or raise the key's limit"
         )
-    enough = "enough" if account.remaining >= most else f"enough, but not for {format_usd(most)}"
+    enough = "enough" if account.remaining >= most else f"enough, but not for {show_usd(most)}"
     return f"{left} remain of the key's limit: {enough}"
 
 
@@ -58,17 +59,10 @@ def check_credit(job: Job, planned: Planned) -> None:
     cost, _ = _find_needed(planned)
     if remaining is not None and remaining < cost:
         raise CreditStop(
-            f"job {job.name}: {format_usd(remaining)} remain of the limit of the key in"
-            f" {job.endpoint.api_key_env}, the plan is going to cost {format_usd(cost)}: nothing is"
+            f"job {job.name}: {show_usd(remaining)} remain of the limit of the key in"
+            f" {job.endpoint.api_key_env}, the plan is going to cost {show_usd(cost)}: nothing is"
             " sent; add credit or raise the key's limit, and run again"
         )
-
-
-def format_usd(amount: float) -> str:
-    """Return an amount in dollars and cents, one below a dollar with as many digits as it has."""
-    sign, size = ("-" if amount < 0 else ""), abs(amount)
-    text = f"{size:,.2f}" if size >= 1 else f"{size:.6f}".rstrip("0").ljust(5, "0")
-    return f"{sign}${text}"
 
 
 def _find_needed(planned: Planned) -> tuple[float, float]:

@@ -13,11 +13,12 @@ from rich.text import Text
 from rerank_jobs.budgets import Outlook
 from rerank_jobs.cli.figures import list_sending
 from rerank_jobs.config import API_SEARCH_USD, Job
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.job import Planned, RunResult, open_roots
 from rerank_jobs.plan.promise import SAVINGS, Promise
 from rerank_jobs.score import Progress
 
-__all__ = ["RunDisplay", "format_duration", "format_usd", "print_promise", "print_result"]
+__all__ = ["RunDisplay", "format_duration", "print_promise", "print_result"]
 
 PLAIN_SECONDS = 10.0
 
@@ -29,11 +30,6 @@ def format_duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def format_usd(usd: float) -> str:
-    """Return dollars with three decimals, six where three would show nothing."""
-    return f"${usd:,.3f}" if usd == 0 or usd >= 0.0005 else f"${usd:.6f}"
 
 
 def print_promise(console: Console, job: Job, planned: Planned) -> None:
@@ -54,10 +50,10 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in promise.reasons.items())
     put_aside = f"; {rejected} put aside" if rejected else ""
     cut = f"; {promise.candidates_cut:,} cut by top_k" if promise.candidates_cut else ""
-    price = f"{format_usd(promise.cost_usd)}, at most {format_usd(promise.allowance_usd)} with"
+    price = f"{show_usd(promise.cost_usd)}, at most {show_usd(promise.allowance_usd)} with"
     price += " retries"
     if job.endpoint.embedded:
-        price = f"nothing (embedded endpoint; {format_usd(promise.api_usd)} on the API)"
+        price = f"nothing (embedded endpoint; {show_usd(promise.api_usd)} on the API)"
     pairs = f"{promise.pairs:,} pairs to rank"
     over = promise.search_units - promise.bound_units
     to_send = (
@@ -105,10 +101,10 @@ _SAVED = {
 def _show_cost(job: Job, units: float, usd: float) -> str:
     """Show dollars; on the API if embedded, search units where nothing has a price."""
     if job.endpoint.embedded:
-        return format_usd(units * API_SEARCH_USD)
+        return show_usd(units * API_SEARCH_USD)
     if job.endpoint.price_usd == 0 and job.endpoint.token_price_usd == 0:
         return f"{units:,.0f} units"
-    return format_usd(usd)
+    return show_usd(usd)
 
 
 def _reading_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
@@ -117,7 +113,7 @@ def _reading_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     if once == carried:
         return []
     price = job.endpoint.price_usd
-    cheaper = f", {format_usd((carried - once) * price)} less" if price else ""
+    cheaper = f", {show_usd((carried - once) * price)} less" if price else ""
     text = f"{once:,} search units{cheaper}, if the query counts once for a long passage (I1)"
     return [("Or", f"{text}; planned with {carried:,}, if it counts with each 500 tokens (I2)")]
 
@@ -137,7 +133,9 @@ def _paid_rows(planned: Planned) -> list[tuple[str, str]]:
     paid = planned.paid
     if paid is None or not paid.requests:
         return []
-    return [("Of it paid", f"{paid.requests:,} requests, ${paid.cost_usd:,.3f}: not sent again")]
+    return [
+        ("Of it paid", f"{paid.requests:,} requests, {show_usd(paid.cost_usd)}: not sent again")
+    ]
 
 
 def _budget_rows(outlook: Outlook) -> list[tuple[str, str]]:
@@ -209,7 +207,7 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
     totals = result.totals
     sent = (
         f"{totals.requests:,} requests, {totals.search_units:,} search units,"
-        f" ${totals.cost_usd:,.3f}"
+        f" {show_usd(totals.cost_usd)}"
     )
     if totals.requests == 0:
         sent = "nothing"

@@ -17,7 +17,6 @@ from uuid import uuid4
 
 import orjson
 
-from rerank_jobs.cli.credit import format_usd
 from rerank_jobs.config import (
     Endpoint,
     Job,
@@ -26,6 +25,7 @@ from rerank_jobs.config import (
     read_api_key,
     read_secret_headers,
 )
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.errors import JobError, KeyStop, RerankJobsError
 from rerank_jobs.job import open_roots
 from rerank_jobs.job_file import load_job
@@ -182,9 +182,9 @@ def _describe_account(account: Account | None) -> str:
         return ""
     words = []
     if account.remaining is not None:
-        words.append(f"{format_usd(account.remaining)} of the key's limit remain")
+        words.append(f"{show_usd(account.remaining)} of the key's limit remain")
     if account.usage_daily is not None:
-        words.append(f"{format_usd(account.usage_daily)} used today")
+        words.append(f"{show_usd(account.usage_daily)} used today")
     if account.is_free_tier:
         words.append("free tier")
     if account.expires_at is not None:

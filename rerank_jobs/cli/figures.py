@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.model import ScoreTotals
 from rerank_jobs.score import read_percentile
 
@@ -66,8 +67,8 @@ def list_sending(totals: ScoreTotals) -> Iterator[str]:
         yield f"Trouble: {counts}"
     if totals.wasted_usd or totals.unknown_usd:
         yield (
-            f"Waste: ${totals.wasted_usd:,.3f} paid for replies that could not be used,"
-            f" at most ${totals.unknown_usd:,.3f} for sends of unknown fate"
+            f"Waste: {show_usd(totals.wasted_usd)} paid for replies that could not be used,"
+            f" at most {show_usd(totals.unknown_usd)} for sends of unknown fate"
         )
     latencies = [
         f"p{percent} {value:.2f} s"

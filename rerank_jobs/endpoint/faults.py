@@ -14,7 +14,7 @@ from rerank_jobs.config.part import Count, Part
 from rerank_jobs.endpoint.error_answers import Hint
 from rerank_jobs.endpoint.kinds import KINDS, Kind
 from rerank_jobs.errors import JobError
-from rerank_jobs.job_text import describe_problem, parse_yaml, show_value
+from rerank_jobs.job_text import describe_problem, read_mapping, show_value
 
 __all__ = ["Faults", "Latency", "Rule", "load_faults"]
 
@@ -145,15 +145,7 @@ def load_faults(path: Path) -> Faults:
         JobError: the file is missing, is not YAML, or does not describe faults.
 
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{path}: cannot be read: save it as UTF-8") from None
-    data = parse_yaml(text, path)
-    if not isinstance(data, dict):
-        raise JobError(f"{path}: a file of faults is a mapping with seed:, latency: and rules:")
+    data = read_mapping(path, "file of faults", "seed:, latency: and rules:")
     try:
         return Faults.model_validate(data)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rerank_jobs.config import API_SEARCH_USD, Endpoint, Job
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.errors import BudgetStop
 from rerank_jobs.plan.cluster import Counts
 from rerank_jobs.plan.price import Quantity, ShardPrice, allow
@@ -141,8 +142,8 @@ def check_budget(job: Job, promise: Promise) -> None:
     limit = job.budget.max_usd
     if limit is not None and promise.allowance_usd > limit:
         raise BudgetStop(
-            f"job {job.name}: the plan costs ${promise.cost_usd:.3f}"
+            f"job {job.name}: the plan costs {show_usd(promise.cost_usd)}"
             f" ({promise.search_units:,} search units), with retries up to"
-            f" ${promise.allowance_usd:.3f}, over budget.max_usd ${limit:.3f}: nothing is sent;"
-            " raise the budget, set candidates.top_k, or try a part with --limit-queries"
+            f" {show_usd(promise.allowance_usd)}, over budget.max_usd {show_usd(limit)}: nothing is"
+            " sent; raise the budget, set candidates.top_k, or try a part with --limit-queries"
         )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.errors import BudgetStop, Interrupted, RerankJobsError, RuntimeStop
 from rerank_jobs.model import Outcome, Request, ScoreTotals
 from rerank_jobs.score.allowance import Allowance
@@ -336,10 +337,10 @@ class _Run:
     def _budget_stop(self) -> BudgetStop:
         spent = self._allowance
         return BudgetStop(
-            f"the allowance of ${spent.limit_usd or 0.0:.4f} is spent"
-            f" (${spent.reported_usd:.4f} reported, ${spent.estimated_usd:.4f} estimated,"
-            f" ${spent.unknown_usd:.4f} of unknown fate), because replies cost more than planned:"
-            " look at the drift, then run again with --extra-usd AMOUNT"
+            f"the allowance of {show_usd(spent.limit_usd or 0.0)} is spent"
+            f" ({show_usd(spent.reported_usd)} reported, {show_usd(spent.estimated_usd)} estimated,"
+            f" {show_usd(spent.unknown_usd)} of unknown fate), because replies cost more than"
+            " planned: look at the drift, then run again with --extra-usd AMOUNT"
         )
 
     def _report(self, *, last: bool = False) -> None:

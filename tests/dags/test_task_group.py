@@ -156,7 +156,7 @@ def kill_in_mid_shard(table: Table, at: datetime, segments: int) -> None:
             },
             "eu",
             "plan",
-            "budget.max_usd_per_day: $0.00 of $0.0010 spent today",
+            "budget.max_usd_per_day: $0.00 of $0.001 spent today",
         ),
         (
             {"context": {"tokens": 64, "overlap_tokens": 0, "long_documents": "fail"}},

@@ -86,7 +86,7 @@ def test_one_budget_holds_for_all_partitions_together(
     job = set_up(tmp_path, url, {"max_usd_per_day": 0.016, "max_usd_per_month": 1})
     assert call_json(capsys, "run", job, "--partition", "a")["cost_usd"] == 0.004
     before = read_stats(url)
-    words = ("budget.max_usd_per_day", "$0.0040 of $0.0160 spent today", "$0.0122", "00:00 UTC")
+    words = ("budget.max_usd_per_day", "$0.004 of $0.016 spent today", "$0.0122", "00:00 UTC")
     call(capsys, "run", job, "--partition", "b").assert_says(3, *words)
     call(capsys, "plan", job, "--partition", "b").assert_says(3, *words)
     assert read_stats(url) == before
@@ -104,7 +104,7 @@ def test_plan_prints_what_is_spent(tmp_path: Path, capsys: Capture, url: str) ->
     job = set_up(tmp_path, url, {"max_usd_per_day": 1, "max_usd_per_month": 2.5})
     call_json(capsys, "run", job, "--partition", "a")
     printed = call(capsys, "plan", job, "--partition", "b").out
-    line = "$0.0040 of $1.00 spent today, $0.0040 of $2.50 spent this month"
+    line = "$0.004 of $1.00 spent today, $0.004 of $2.50 spent this month"
     assert [row.split(maxsplit=1)[1] for row in printed.splitlines() if "Budget" in row] == [line]
     plan = call_json(capsys, "plan", job, "--partition", "b")["plan"]
     assert (plan["spent_today_usd"], plan["spent_month_usd"]) == (0.004, 0.004)

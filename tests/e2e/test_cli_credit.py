@@ -91,7 +91,7 @@ def remote(server: Server, **changes: Any) -> dict[str, Any]:
         ({"limit_remaining": 74.5}, "$74.50 remain of the key's limit: enough"),
         ({"limit_remaining": 0.0035}, "$0.0035 remain of the key's limit: enough, but not for"),
         ({"limit_remaining": 0.002}, "$0.002 remain, the plan may cost $0.003: it cannot suffice"),
-        ({"limit_remaining": 9, "effective_budget": {"remaining_usd": 0}}, "$0.000 remain, the"),
+        ({"limit_remaining": 9, "effective_budget": {"remaining_usd": 0}}, "$0.00 remain, the"),
         ({"limit_remaining": None, "usage": 25.5}, "no limit of its own; $25.50 used so far"),
         ({}, "no limit of its own"),
     ],

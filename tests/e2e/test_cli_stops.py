@@ -207,3 +207,21 @@ def test_a_damaged_salt_is_refused(tmp_path: Path, capsys: Capture) -> None:
     call_json(capsys, "plan", job)
     (tmp_path / "out.state" / "salt").write_bytes(b"short")
     call(capsys, "run", job).assert_says(2, "salt", "restore it")
+
+
+def test_max_runtime_stops_and_says_what_is_kept(tmp_path: Path, capsys: Capture) -> None:
+    """When the time is over nothing more is sent; one line says what is kept; the next run goes on.
+
+    Each reply takes 0.6 s and one is in flight, so a second is enough for one or two of three.
+    """
+    with serve("--scorer", "instant", "--latency-ms", "600") as slow:
+        endpoint = remote(slow, max_concurrency=1, requests_per_minute=60_000)
+        job = set_up(tmp_path, {**endpoint, "max_runtime": "1s"})
+        outcome = call(capsys, "run", job)
+        sent = read_stats(slow)["requests"]
+        words = ("max_runtime is over", "run again", f"[kept: {sent} of 3 requests, $0.00{sent} of")
+        outcome.assert_says(3, *words)
+        assert 1 <= sent <= 2
+        report = call_json(capsys, "run", write_job(tmp_path, endpoint))
+        assert report["requests"] == 3 - sent
+        assert read_stats(slow)["pairs_repeated"] == 0

@@ -248,11 +248,11 @@ def test_a_done_shard_has_no_rest(job: Job, plan: Plan) -> None:
 def test_a_plan_over_the_rest_of_the_day_is_not_frozen(job: Job) -> None:
     """Planning stops before anything is frozen; a preview shows the figures all the same."""
     put_payment(state_of(job), "other/run/p/00000", 0.999, soon())
-    with pytest.raises(BudgetStop, match=r"max_usd_per_day: \$0\.9990 of \$1\.00 spent today"):
+    with pytest.raises(BudgetStop, match=r"max_usd_per_day: \$0\.999 of \$1\.00 spent today"):
         plan_partition(job)
     assert not [entry for entry in state_of(job).entries() if "/plan/" in entry.name]
     outlook = preview_partition(job).outlook
-    assert outlook.describe() == "$0.9990 of $1.00 spent today"
+    assert outlook.describe() == "$0.999 of $1.00 spent today"
     assert outlook.to_json()["spent_today_usd"] == 0.999
 
 

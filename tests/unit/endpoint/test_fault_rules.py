@@ -198,7 +198,7 @@ def test_a_file_of_faults_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("- kind: late", "a file of faults is a mapping"),
+        ("- kind: late", "a file of faults is a YAML mapping"),
         ("seed: [", "not valid YAML"),
         ("rulse: []", "rulse: unknown key, did you mean rules?"),
         ("rules: [{kind: score_nam}]", "'score_nam', did you mean score_nan?"),
@@ -235,7 +235,7 @@ def test_mistakes_in_a_file_are_told_in_one_line(tmp_path: Path, text: str, word
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     """A missing file and one that is not UTF-8 are JobErrors too."""
-    with pytest.raises(JobError, match="No such file"):
+    with pytest.raises(JobError, match="no such file of faults"):
         load_faults(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"# \xe9")
     with pytest.raises(JobError, match="UTF-8"):
