@@ -2,8 +2,8 @@
 
 A request whose send failed waits in the deferred lane. While fresh requests remain it comes back
 at no more than a tenth of the success rate, so that retries never crowd out work that may
-succeed; when none remain, or the lane is full, the lane is the work. Parts of a request that was
-refused for its content go before everything else: they are not failing.
+succeed; when none remain, or the lane is full, the lane is the work. The pieces of a
+request that was refused for its content go before everything else: they are not failing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lanes:
         self._changed = changed
         self._fresh: deque[tuple[Request, int]] = deque()
         self._fresh_chars = 0
-        self._parts: deque[Attempt] = deque()
+        self._first: deque[Attempt] = deque()
         self._exhausted = False
         self._pull: asyncio.Task[None] | None = None
         self._error: Exception | None = None
@@ -65,7 +65,7 @@ class Lanes:
     @property
     def empty(self) -> bool:
         """Whether nothing is left to hand out."""
-        return not self._deferred and not self._parts and not self.fresh_remain
+        return not self._deferred and not self._first and not self.fresh_remain
 
     def take(self, now: float, *, probing: bool = False) -> Attempt | None:
         """Return what to send now, ``None`` if nothing is ready; raises what the source raised.
@@ -76,8 +76,8 @@ class Lanes:
             raise self._error
         if self._deferred and (probing or self._deferred_is_ready(now)):
             return heapq.heappop(self._deferred)[2]
-        if self._parts:
-            return self._parts.popleft()
+        if self._first:
+            return self._first.popleft()
         if self._fresh and not self._full:
             request, chars = self._fresh.popleft()
             self._fresh_chars -= chars
@@ -96,8 +96,8 @@ class Lanes:
         heapq.heappush(self._deferred, (due, next(self._order), attempt))
 
     def put_first(self, attempts: Iterable[Attempt]) -> None:
-        """Hand these out next, in order: parts of a request that was refused."""
-        self._parts.extend(attempts)
+        """Hand these out next, in order: what a refused request was split into."""
+        self._first.extend(attempts)
 
     def note_success(self) -> None:
         """Note that a request succeeded: a tenth of a retry is earned."""

@@ -60,10 +60,12 @@ def test_no_server_refuses_and_its_limit_is_used(servers: dict[str, str]) -> Non
             name: [start(servers[name], limit) for limit in limits]
             for name, limits in SENDERS.items()
         }
-        measure(servers, processes)
+        check_pacing(servers, processes)
 
 
-def measure(servers: dict[str, str], processes: dict[str, list[subprocess.Popen[str]]]) -> None:
+def check_pacing(
+    servers: dict[str, str], processes: dict[str, list[subprocess.Popen[str]]]
+) -> None:
     while min(count_accepted(servers).values()) == 0:
         time.sleep(0.05)
     time.sleep(WINDOW)
