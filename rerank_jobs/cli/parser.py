@@ -1,0 +1,203 @@
+"""The arguments of every command: each command names the module and the function that does it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TypeAlias
+
+from rerank_jobs import __version__
+from rerank_jobs.places import ALL
+
+__all__ = ["build_parser"]
+
+EXIT_CODES = """exit codes:
+  0    done
+  2    the job file, the command or the input table is wrong
+  3    stopped but resumable: budget, key, credit, quota or endpoint; run again to go on
+  4    all scores are paid and kept, but a gate forbids publishing
+  5    another live owner works on this partition
+  6    another owner took over; what this run paid is sealed
+  130  interrupted; what is paid is sealed, run again to go on
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="rerank-jobs",
+        description="Rerank tables of search results in Parquet: priced first, paid once,"
+        " resumable.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rerank-jobs {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_job_commands(commands)
+    _add_serve(commands)
+    _add_other_commands(commands)
+    return parser
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+
+
+def _add(commands: Commands, name: str, where: str, text: str) -> argparse.ArgumentParser:
+    module, function = where.split(":")
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(module=module, function=function)
+    return parser
+
+
+def _add_job_commands(commands: Commands) -> None:
+    run = _add(
+        commands, "run", "run:run_job", "plan, score and publish a partition; resumes by itself"
+    )
+    plan = _add(
+        commands, "plan", "run:plan_job", "print what a run would do and cost, and send nothing"
+    )
+    verify = _add(
+        commands, "verify", "inspect:verify", "read what was published again and check it"
+    )
+    evaluate = _add(
+        commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after"
+    )
+    doctor = _add(
+        commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
+    )
+    for parser in (run, plan, verify, evaluate, doctor):
+        parser.add_argument("job", type=Path, help="the job file (YAML)")
+        parser.add_argument(
+            "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the only output"
+        )
+    for parser in (run, plan):
+        parser.add_argument(
+            "--limit-queries",
+            type=_positive,
+            metavar="N",
+            help="a paid sample of N queries: scored and kept for the full run, but not published",
+        )
+    run.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="send once more what the endpoint refused earlier",
+    )
+    run.add_argument(
+        "--extra-usd",
+        type=_dollars,
+        default=0.0,
+        metavar="USD",
+        help="spend so much beyond the allowance, where replies cost more than planned",
+    )
+    evaluate.add_argument(
+        "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"
+    )
+    evaluate.add_argument(
+        "--judged-only", action="store_true", help="leave out candidates without a judgement"
+    )
+    evaluate.add_argument(
+        "--count-none-relevant",
+        action="store_true",
+        help="count queries without a relevant document as 0, as trec_eval, not leave them out",
+    )
+    evaluate.add_argument(
+        "--by", metavar="COLUMN", help="one line per value of a column, such as lang"
+    )
+
+
+def _add_serve(commands: Commands) -> None:
+    serve = _add(commands, "serve", "serve:serve", "serve the embedded rerank endpoint on a port")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: loopback)"
+    )
+    serve.add_argument(
+        "--port", type=_port, default=8787, help="0 takes a free one (default: 8787)"
+    )
+    serve.add_argument(
+        "--scorer",
+        choices=("lexical", "instant"),
+        default="lexical",
+        help="instant: meaningless scores at once, for load tests",
+    )
+    serve.add_argument(
+        "--latency-ms", type=_amount, default=0.0, metavar="MS", help="delay of each reply"
+    )
+    serve.add_argument(
+        "--usd-per-search",
+        type=_amount,
+        default=0.001,
+        metavar="USD",
+        help="what a search unit is said to cost (default: 0.001, as the API)",
+    )
+    _add_limits(serve)
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--requests-per-minute", type=_positive, metavar="N", help="answer 429 beyond"
+    )
+    serve.add_argument("--tokens-per-minute", type=_positive, metavar="N", help="the same, tokens")
+    serve.add_argument(
+        "--window-seconds",
+        type=_positive,
+        default=60,
+        metavar="S",
+        help="length of the window that the rates are counted in (default: 60)",
+    )
+    serve.add_argument(
+        "--window-kind",
+        choices=("sliding", "counting", "fixed"),
+        default="sliding",
+        help="sliding: strict; counting: refused requests take room too; fixed: by the clock",
+    )
+    serve.add_argument(
+        "--credit-usd", type=_amount, metavar="USD", help="answer 402 once so much is billed"
+    )
+    serve.add_argument(
+        "--faults", type=Path, metavar="FILE", help="what is to go wrong (docs/embedded.md)"
+    )
+
+
+def _add_other_commands(commands: Commands) -> None:
+    init = _add(commands, "init", "init:init", "write a commented job file")
+    init.add_argument("path", type=Path, nargs="?", default=Path("rerank.yaml"))
+    demo = _add(
+        commands, "demo", "demo:demo", "rerank a table made from Python's own documentation"
+    )
+    demo.add_argument(
+        "--folder", type=Path, default=Path("demo"), help="where to put it (default: demo)"
+    )
+    demo.add_argument("--partition", metavar="KEY", default="2026-11-22")
+
+
+def _dollars(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text!r}")
+    return value

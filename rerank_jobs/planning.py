@@ -1,0 +1,143 @@
+"""Planning a partition: what is frozen or published already, else one pass from table to plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from rerank_jobs.budgets import Outlook, check_outlook, foresee
+from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
+from rerank_jobs.embedded import identify_scorer
+from rerank_jobs.errors import StateError
+from rerank_jobs.ledger.library import lookup_sql, read_library
+from rerank_jobs.ledger.loading import Spent
+from rerank_jobs.plan.build import build_plan, count_shards
+from rerank_jobs.plan.counting import ESTIMATE
+from rerank_jobs.plan.frozen import Plan, freeze, identify, plan_name, read_plan
+from rerank_jobs.plan.promise import Promise, check_budget
+from rerank_jobs.plan.tokenizer import make_counter, read_tokenizer
+from rerank_jobs.publish.generations import Generation, read_generations
+from rerank_jobs.publish.publisher import Roots, find_published
+from rerank_jobs.score import DIALECTS, body_fields, ranks_listwise, read_access
+from rerank_jobs.storage import open_store, scratch_folder
+from rerank_jobs.tables.sources import open_input
+from rerank_jobs.upkeep import add_up_spent, compact_unfinished, prepare_state
+
+__all__ = ["Planned", "find_plan", "open_roots", "plan_partition", "preview_partition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A partition's plan: frozen (``plan``), or published already (``current``).
+
+    ``paid`` is what earlier runs of a frozen plan have sealed; ``outlook`` where the budgets of the
+    day and the month stand before it.
+    """
+
+    partition: str
+    plan_id: str
+    promise: Promise
+    plan: Plan | None
+    current: Generation | None
+    paid: Spent | None = None
+    outlook: Outlook = dataclasses.field(default_factory=Outlook)
+
+
+def open_roots(job: Job) -> Roots:
+    """Return the stores of a job; nothing is created yet."""
+    return Roots(
+        open_store(job.output_root), open_store(job.rejected_root), open_store(job.state_root)
+    )
+
+
+def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None = None) -> Planned:
+    """Plan a partition and freeze the plan, or return what is frozen or published already.
+
+    Raises:
+        JobError: the endpoint's dialect does not take a field that the job sets.
+        InputError: the table cannot be used.
+        BudgetStop: the plan may cost more than a budget has left; nothing is frozen.
+        KeyStop: the endpoint needs a key or a secret header and there is none.
+
+    """
+    return _plan(job, partition, limit_queries, frozen=True)
+
+
+def preview_partition(
+    job: Job, partition: str = ALL, *, limit_queries: int | None = None
+) -> Planned:
+    """Price a partition without freezing anything: what ``rerank-jobs plan`` prints."""
+    return _plan(job, partition, limit_queries, frozen=False)
+
+
+def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) -> Planned:
+    check_partition_key(partition)
+    body_fields(job.endpoint)  # a field that the dialect does not take is told before any work
+    table = open_input(job, partition)
+    roots = open_roots(job)
+    state = roots.state
+    scorer = identify_scorer(job)
+    shards = count_shards(table.rows, job.shards.rows_per_shard)
+    tokenizer = read_tokenizer(job)
+    digest = tokenizer.sha256 if tokenizer else None
+    identity = identify(job, table, partition, scorer, shards, limit_queries, digest)
+    current = find_published(roots, partition, identity)
+    if current is not None:
+        return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
+    if state.exists(plan_name(partition, identity)):
+        plan = read_plan(state, partition, identity)
+        outlook = foresee(job, state, partition, identity, plan, now=time.time())
+        if frozen:
+            check_budget(job, plan.promise)
+            check_outlook(job, outlook)
+        paid = add_up_spent(state, plan)
+        return Planned(partition, identity, plan.promise, plan, None, paid, outlook)
+    if frozen:
+        read_api_key(job.endpoint)
+        read_access(job.endpoint, job.resolve)
+    salt = prepare_state(state)
+    compact_unfinished(state, partition, read_generations(state, partition))
+    cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
+    library = lookup_sql(state, read_library(state, scorer), cutoff)
+    with scratch_folder(state.location) as folder:
+        draft = build_plan(
+            job,
+            table,
+            salt=salt,
+            library=library,
+            folder=folder,
+            limit_queries=limit_queries,
+            max_passages=DIALECTS[job.endpoint.dialect].max_passages,
+            listwise=ranks_listwise(job.endpoint),
+            counter=make_counter(tokenizer) if tokenizer else ESTIMATE,
+        )
+        outlook = foresee(job, state, partition, identity, draft, now=time.time())
+        if not frozen:
+            return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
+        check_budget(job, draft.promise)
+        check_outlook(job, outlook)
+        plan = freeze(state, job, table, partition, scorer, identity, draft)
+    return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
+
+
+def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
+    """Return a plan by its id, frozen or published: how a task finds what an earlier task planned.
+
+    Raises:
+        StateError: there is no such plan (any more): plan the partition again.
+
+    """
+    roots = open_roots(job)
+    state = roots.state
+    current = find_published(roots, partition, plan_id)
+    if current is not None:
+        return Planned(partition, plan_id, Promise(**current.document["promise"]), None, current)
+    try:
+        plan = read_plan(state, partition, plan_id)
+    except FileNotFoundError:
+        raise StateError(
+            f"{state.location}: partition {partition} has no plan {plan_id[:8]}: plan it again"
+        ) from None
+    return Planned(partition, plan_id, plan.promise, plan, None)

@@ -1,0 +1,102 @@
+"""Publishing a partition: a plan whose shards are all done becomes the next generation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rerank_jobs.config import Job
+from rerank_jobs.errors import StateError
+from rerank_jobs.ledger.claims import acquire
+from rerank_jobs.ledger.owners import make_process_owner
+from rerank_jobs.parts import read_done
+from rerank_jobs.plan.frozen import Plan, run_folder
+from rerank_jobs.planning import Planned, open_roots
+from rerank_jobs.publish.generations import Generation, Part
+from rerank_jobs.publish.publisher import (
+    PublishOrder,
+    ShardPart,
+    find_leftovers,
+    find_published,
+    publish_folder,
+    publish_plan,
+    tidy,
+)
+from rerank_jobs.storage import Store
+from rerank_jobs.upkeep import add_up_spent, retire_plan
+
+__all__ = ["get_frozen", "publish_partition", "read_all_done"]
+
+
+def publish_partition(
+    job: Job, planned: Planned, *, owner: dict[str, Any] | None = None
+) -> Generation:
+    """Publish a plan whose shards are all done; the current plan's generation is returned as it is.
+
+    Afterwards its scores are in the library and its work files, which hold text, are gone.
+
+    Raises:
+        StateError: a shard is not done, or parts do not add up.
+        GateFailed: a gate forbids it.
+        Busy, Fenced: another owner publishes the partition.
+
+    """
+    roots = open_roots(job)
+    folder, owner = publish_folder(planned.partition), owner or make_process_owner()
+    current = planned.current or find_published(roots, planned.partition, planned.plan_id)
+    if current is not None:
+        scorer = current.document["scorer_id"]
+        retire_plan(roots.state, planned.partition, planned.plan_id, scorer)
+        if find_leftovers(roots, planned.partition):
+            with acquire(roots.state, folder, owner):
+                tidy(roots, planned.partition)
+        return current
+    plan = get_frozen(planned)
+    done = read_all_done(roots.state, plan)
+    rejected = None
+    if plan.rejected is not None:
+        rows = sum(plan.promise.reasons.values())
+        rejected = Part(plan.rejected.name, plan.rejected.sha256, plan.rejected.size, rows)
+    order = PublishOrder(
+        partition=plan.partition,
+        folder=job.partition_folder(plan.partition),
+        plan_id=plan.plan_id,
+        shards=done,
+        rejected=rejected,
+        rows=plan.promise.rows_out,
+        documents=plan.promise.candidates_out,
+        facts={
+            "job": job.name,
+            "layout": job.input.layout,
+            "scorer_id": plan.scorer_id,
+            "endpoint": {"url": job.endpoint.url, "model": job.endpoint.model},
+            "inputs": [list(item) for item in plan.inputs],
+            "policy": job.policy(),
+            "promise": plan.promise.to_json(),
+            "spent": dataclasses.asdict(add_up_spent(roots.state, plan)),
+        },
+    )
+    with acquire(roots.state, folder, owner) as claim:
+        generation = publish_plan(job, roots, order, check=claim.check)
+    retire_plan(roots.state, plan.partition, plan.plan_id, plan.scorer_id)
+    return generation
+
+
+def get_frozen(planned: Planned) -> Plan:
+    """Return the frozen plan; raises ``StateError`` where there is none."""
+    if planned.plan is None:
+        raise StateError(f"plan {planned.plan_id[:8]} is not frozen")
+    return planned.plan
+
+
+def read_all_done(state: Store, plan: Plan) -> list[ShardPart]:
+    """Return all finished shards of a plan; raises ``StateError`` if one is not done."""
+    done = []
+    for shard in plan.shards:
+        part = read_done(state, run_folder(plan.partition, plan.plan_id, shard.number))
+        if part is None:
+            raise StateError(
+                f"shard {shard.number} of plan {plan.plan_id[:8]} is not done: score it first"
+            )
+        done.append(part)
+    return done
