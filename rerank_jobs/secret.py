@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from rerank_jobs.errors import KeyStop
 
-__all__ = ["Secret", "read_header_secret", "read_secret"]
+__all__ = ["HeldKey", "Secret", "check_key", "read_header_secret", "read_secret"]
 
 _KEY_SHAPE = re.compile(r"[!-~]+")
 _HEADER_SHAPE = re.compile(r"[ -~]+")
@@ -40,6 +41,33 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """An API key that was read elsewhere than from the environment; ``None`` if there is none.
+
+    ``place`` names where it stands, for messages: ``the connection openrouter_default``.
+    """
+
+    place: str
+    key: Secret | None
+
+
+def check_key(value: str, place: str) -> Secret | None:
+    """Return a key that an HTTP header can carry, ``None`` for a blank value.
+
+    Raises:
+        KeyStop: it holds what no header can carry; ``place`` is named, the value is not.
+
+    """
+    value = value.strip()
+    if value and not _KEY_SHAPE.fullmatch(value):
+        raise KeyStop(
+            f"{place} holds characters that no API key has (a blank, a line break, a letter"
+            " outside ASCII): copy the key again"
+        )
+    return Secret(value) if value else None
+
+
 def read_header_secret(variable: str, header: str) -> Secret:
     """Return the value of a secret header from an environment variable.
 
@@ -61,29 +89,25 @@ def read_header_secret(variable: str, header: str) -> Secret:
     return Secret(value)
 
 
-def read_secret(variable: str, url: str, *, needed: bool = True) -> Secret | None:
-    """Return the key in an environment variable; a server on this machine may need none.
+def read_secret(
+    variable: str, url: str, *, held: HeldKey | None = None, needed: bool = True
+) -> Secret | None:
+    """Return the key in an environment variable, or the one that is ``held``, which comes first.
 
-    Without ``needed`` no server needs one.
+    A server on this machine may need none; without ``needed`` no server does.
 
     Raises:
-        KeyStop: the variable is not set, or holds what no header can carry.
+        KeyStop: there is no key, or one that no header can carry.
 
     """
-    value = os.environ.get(variable, "").strip()
-    if value and not _KEY_SHAPE.fullmatch(value):
-        raise KeyStop(
-            f"the environment variable {variable} holds characters that no API key has (a blank,"
-            " a line break, a letter outside ASCII): copy the key again"
-        )
-    if value:
-        return Secret(value)
-    if not needed:
-        return None
+    if held is None:
+        variable_place = f"the environment variable {variable}"
+        key = check_key(os.environ.get(variable, ""), variable_place)
+        advice = f"set {variable_place} (endpoint.api_key_env names it)"
+    else:
+        key, advice = held.key, f"put it into {held.place}"
     host = re.sub(r"^https?://([^/]*).*", r"\1", url)
-    if host.rsplit(":", 1)[0] in {"127.0.0.1", "localhost", "[::1]"}:
-        return None
-    raise KeyStop(
-        f"no API key for {host}: set the environment variable {variable}"
-        " (endpoint.api_key_env names it) and run again"
-    )
+    local = host.rsplit(":", 1)[0] in {"127.0.0.1", "localhost", "[::1]"}
+    if key is None and needed and not local:
+        raise KeyStop(f"no API key for {host}: {advice} and run again")
+    return key

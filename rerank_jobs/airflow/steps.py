@@ -1,6 +1,7 @@
 """The three steps as plain functions over paths, ids and counts: what the tasks do.
 
-Everything that they take and return is small JSON, fit for XCom; no text of a table is in it.
+Everything that they take and return is small JSON, fit for XCom; no text of a table is in it. With
+a ``conn_id`` the Airflow connection of that name completes the job (``OpenRouterHook.complete``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 
 from rerank_jobs.airflow.progress import log_progress
 from rerank_jobs.config import Job
+from rerank_jobs.embedded import identify_scorer
+from rerank_jobs.errors import JobError
 from rerank_jobs.job import (
+    Planned,
     find_plan,
     open_roots,
     plan_partition,
@@ -29,7 +33,9 @@ log = logging.getLogger(__name__)
 _SENT = ("requests", "search_units", "cost_usd")
 
 
-def plan(job_file: str, partition: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def plan(
+    job_file: str, partition: str, conn_id: str = ""
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Plan and freeze a partition; return one item per shard to score, and the plan in figures.
 
     A partition that is published already has no shards to score and nothing to send.
@@ -38,7 +44,7 @@ def plan(job_file: str, partition: str) -> tuple[list[dict[str, Any]], dict[str,
         JobError, InputError, StateError, BudgetStop, KeyStop: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file)
+    job = _load(job_file, conn_id)
     planned = plan_partition(job, partition)
     numbers = [] if planned.plan is None else [shard.number for shard in planned.plan.shards]
     shards = [
@@ -77,21 +83,25 @@ def plan(job_file: str, partition: str) -> tuple[list[dict[str, Any]], dict[str,
     return shards, figures
 
 
-def score(job_file: str, shard: dict[str, Any], owner: dict[str, Any]) -> dict[str, Any]:
+def score(
+    job_file: str, shard: dict[str, Any], owner: dict[str, Any], conn_id: str = ""
+) -> dict[str, Any]:
     """Score one shard for ``owner`` and return what this try sent.
 
     A shard that is done, or whose plan is published, sends nothing.
 
     Raises:
+        JobError: the job names another model or URL than the plan was made for.
         Stopped, Interrupted, Busy, Fenced, StateError: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file)
+    job = _load(job_file, conn_id)
     number = int(shard["shard"])
     planned = find_plan(job, shard["partition"], shard["plan_id"])
     if planned.plan is None:
         log.info("Plan %s is published already: nothing to score", planned.plan_id[:8])
         return {"shard": number, "requests": 0, "search_units": 0, "cost_usd": 0.0}
+    _check_scorer(job, planned)
     label = f"Shard {number} (of {len(planned.plan.shards)})"
     observe = log_progress(label, planned.plan.shards[number].requests)
     totals = score_partition_shard(job, planned.plan, number, owner=owner, observe=observe).totals
@@ -108,7 +118,11 @@ def score(job_file: str, shard: dict[str, Any], owner: dict[str, Any]) -> dict[s
 
 
 def publish(
-    job_file: str, partition: str, plan_id: str, scored: Iterable[dict[str, Any]]
+    job_file: str,
+    partition: str,
+    plan_id: str,
+    scored: Iterable[dict[str, Any]],
+    conn_id: str = "",
 ) -> dict[str, Any]:
     """Publish a scored plan, or find it published, and return its generation in figures.
 
@@ -116,11 +130,14 @@ def publish(
     ``cost_usd`` of this run. ``paid_…`` is the whole plan's, over all tries.
 
     Raises:
+        JobError: the job names another model or URL than the plan was made for.
         GateFailed, StateError, CommitUnknown: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file)
-    generation = publish_partition(job, find_plan(job, partition, plan_id))
+    job = _load(job_file, conn_id)
+    planned = find_plan(job, partition, plan_id)
+    _check_scorer(job, planned)
+    generation = publish_partition(job, planned)
     figures = _describe(job, partition, generation)
     sent = list(scored)
     figures |= {name: round(sum(one[name] for one in sent), 6) for name in _SENT}
@@ -134,8 +151,22 @@ def publish(
     return figures
 
 
-def _load(job_file: str) -> Job:
-    return load_job(Path(job_file).expanduser())
+def _load(job_file: str, conn_id: str) -> Job:
+    job = load_job(Path(job_file).expanduser())
+    if not conn_id:
+        return job
+    from rerank_jobs.airflow.hook import OpenRouterHook
+
+    return OpenRouterHook(conn_id).complete(job)
+
+
+def _check_scorer(job: Job, planned: Planned) -> None:
+    """Make sure that nobody edited the job file or the connection into another scorer's."""
+    if planned.plan is not None and identify_scorer(job) != planned.plan.scorer_id:
+        raise JobError(
+            f"plan {planned.plan_id[:8]} was made for another model, URL or options than the job"
+            " file and the connection name now: clear the plan task to plan anew, or change back"
+        )
 
 
 def _describe(job: Job, partition: str, generation: Generation) -> dict[str, Any]:

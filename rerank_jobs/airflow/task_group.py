@@ -27,41 +27,48 @@ def rerank_task_group(
     *,
     group_id: str = "rerank",
     partition: str | None = None,
+    conn_id: str | None = None,
     outlets: Sequence[Asset] = (),
     score_args: dict[str, Any] | None = None,
 ) -> TaskGroup:
     """Add plan, score (one mapped task per shard) and publish to the current DAG.
 
-    ``job`` is the path of a job file as every worker sees it; Jinja is rendered in it and in
-    ``partition``. Without ``partition`` the key is the run's partition key, else its parameter
-    ``partition``, else its logical date, else the whole table. ``score_args`` go to the scoring
-    tasks (``pool``, ``execution_timeout``, …); by default one runs at a time, because each
-    paces itself to the whole limit of the job. Each of ``outlets`` gets
-    the figures of the published generation as the event's extra.
+    ``job`` is the path of a job file as every worker sees it; Jinja is rendered in it, in
+    ``partition`` and in ``conn_id``. Without ``partition`` the key is the run's partition key, else
+    its parameter ``partition``, else its logical date, else the whole table. ``score_args`` go to
+    the scoring tasks (``pool``, ``execution_timeout``, …); by default one runs at a time, because
+    each paces itself to the whole limit of the job. Each of ``outlets`` gets the figures of the
+    published generation as the event's extra.
+
+    ``conn_id`` names an Airflow connection of type ``openrouter`` that holds the API key, and what
+    the job file leaves out of URL, model, requests per minute and attribution. Without it, or
+    where it renders empty, the key is in the variable that ``endpoint.api_key_env`` names.
 
     A partition whose input and job are as they were when it was published sends nothing: its
     scoring is skipped and ``publish`` returns the generation that is current. A retried or cleared
-    task goes on from what is sealed. Errors that a retry cannot mend fail at once.
+    task goes on from what is sealed. Errors that a retry cannot mend fail at once; a known wait
+    reschedules the task, which holds no slot and spends no try.
     """
+    where = {"job": job, "conn_id": conn_id or ""}
     with TaskGroup(group_id) as group:
-        planned: Any = _plan(job=job, partition=partition or "")
+        planned: Any = _plan(**where, partition=partition or "")
         scored: Any = (
             _score.override(**{**ONE_AT_A_TIME, **(score_args or {})})
-            .partial(job=job)
+            .partial(**where)
             .expand(shard=planned)
         )
         publish = _publish.override(outlets=list(outlets))
-        publish(job=job, plan=planned["plan"], scored=scored)
+        publish(**where, plan=planned["plan"], scored=scored)
     return group
 
 
 @task(task_id="plan")
-def _plan(job: str, partition: str) -> list[dict[str, Any]]:
+def _plan(job: str, conn_id: str, partition: str) -> list[dict[str, Any]]:
     from rerank_jobs.airflow import steps
 
     context = get_current_context()
-    with report_failures():
-        shards, figures = steps.plan(job, partition or _find_partition(context))
+    with report_failures(context["task_reschedule_count"]):
+        shards, figures = steps.plan(job, partition or _find_partition(context), conn_id)
     context["ti"].xcom_push("plan", figures)
     return shards
 
@@ -71,27 +78,28 @@ def _plan(job: str, partition: str) -> list[dict[str, Any]]:
     map_index_template="{{ task.op_kwargs['shard']['partition'] }}"
     " shard {{ task.op_kwargs['shard']['shard'] }}",
 )
-def _score(job: str, shard: dict[str, Any]) -> dict[str, Any]:
+def _score(job: str, conn_id: str, shard: dict[str, Any]) -> dict[str, Any]:
     from rerank_jobs.airflow import steps
     from rerank_jobs.ledger.owners import make_airflow_owner
 
-    ti: Any = get_current_context()["ti"]
+    context = get_current_context()
+    ti: Any = context["ti"]
     owner = make_airflow_owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-    with report_failures():
-        return steps.score(job, shard, owner)
+    with report_failures(context["task_reschedule_count"]):
+        return steps.score(job, shard, owner, conn_id)
 
 
 @task(task_id="publish", trigger_rule=TriggerRule.NONE_FAILED)
 def _publish(
-    job: str, plan: dict[str, Any], scored: Sequence[dict[str, Any]] | None
+    job: str, conn_id: str, plan: dict[str, Any], scored: Sequence[dict[str, Any]] | None
 ) -> dict[str, Any]:
     from rerank_jobs.airflow import steps
 
     context = get_current_context()
     # The sequence is lazy: a slice is one call, and iterating asks for an item beyond the last.
     sent = scored[:] if scored is not None else ()
-    with report_failures():
-        figures = steps.publish(job, plan["partition"], plan["plan_id"], sent)
+    with report_failures(context["task_reschedule_count"]):
+        figures = steps.publish(job, plan["partition"], plan["plan_id"], sent, conn_id)
     for outlet in context["task"].outlets:
         context["outlet_events"][outlet].extra = figures
     return figures

@@ -25,11 +25,10 @@ from rerank_jobs.config import (
     read_api_key,
     read_secret_headers,
 )
-from rerank_jobs.dollars import show_usd
 from rerank_jobs.errors import JobError, KeyStop, RerankJobsError
 from rerank_jobs.job import open_roots
 from rerank_jobs.job_file import load_job
-from rerank_jobs.score import DIALECTS, Account, KeyReply, ask_account, read_access
+from rerank_jobs.score import DIALECTS, KeyReply, ask_account, describe_account, read_access
 from rerank_jobs.storage import Put, Store
 from rerank_jobs.tables.sources import open_input
 
@@ -166,7 +165,7 @@ def _judge_endpoint(endpoint: Endpoint, reply: KeyReply) -> Finding:
         check = f"check {endpoint.api_key_env}"
         seen = f"{endpoint.url} refused the key ({reply.status}): {check}"
         return Finding("endpoint", well=False, seen=seen)
-    seen = f"{endpoint.url} answers ({reply.status}){_describe_account(reply.account)}"
+    seen = f"{endpoint.url} answers ({reply.status}){describe_account(reply.account)}"
     return Finding("endpoint", reply.status < 500, seen)
 
 
@@ -175,21 +174,6 @@ def _load_embedded() -> str:
 
     EmbeddedScorer.load()
     return "embedded: an offline English stand-in, free"
-
-
-def _describe_account(account: Account | None) -> str:
-    if account is None:
-        return ""
-    words = []
-    if account.remaining is not None:
-        words.append(f"{show_usd(account.remaining)} of the key's limit remain")
-    if account.usage_daily is not None:
-        words.append(f"{show_usd(account.usage_daily)} used today")
-    if account.is_free_tier:
-        words.append("free tier")
-    if account.expires_at is not None:
-        words.append(f"the key expires {account.expires_at[:10]}")
-    return "".join(f"; {word}" for word in words)
 
 
 def _compare_clocks(theirs: float) -> Finding:

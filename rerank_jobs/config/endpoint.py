@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from rerank_jobs.config.part import Count, Dollars, Part
+from rerank_jobs.secret import HeldKey
 
 __all__ = [
     "API_SEARCH_USD",
@@ -99,7 +100,9 @@ class App(Part):
 class Endpoint(Part):
     """Which endpoint scores, at which pace and price.
 
-    Secrets never stand here: ``api_key_env`` and ``secret_headers`` name environment variables.
+    Secrets never stand in a job file: ``api_key_env`` and ``secret_headers`` name environment
+    variables. A key that is read elsewhere is held beside the fields, where no dump, schema or
+    ``repr`` shows it.
     """
 
     url: str = EMBEDDED
@@ -126,6 +129,7 @@ class Endpoint(Part):
     secret_headers: dict[str, str] = Field(default_factory=dict)
     proxy: str | None = None
     ca_file: str | None = None
+    _held_key: HeldKey | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
@@ -165,6 +169,22 @@ class Endpoint(Part):
                 " or http(s)://host:port without credentials"
             )
         return self
+
+    def hold_key(self, held: HeldKey) -> Self:
+        """Return this endpoint with a key that stands for the one in ``api_key_env``."""
+        copied = self.model_copy()
+        copied._held_key = held  # noqa: SLF001 - its own
+        return copied
+
+    @property
+    def held_key(self) -> HeldKey | None:
+        """The key that does not come from the environment, if there is one."""
+        return self._held_key
+
+    @property
+    def key_place(self) -> str:
+        """Where the key stands, as messages name it."""
+        return self.api_key_env if self._held_key is None else self._held_key.place
 
     @property
     def embedded(self) -> bool:

@@ -132,7 +132,8 @@ class Job(Part):
 def read_api_key(endpoint: Endpoint) -> Secret | None:
     """Return the key for the endpoint, ``None`` where none is needed.
 
-    A job with secret headers may bring its key in one of them.
+    A key that the endpoint holds comes before the environment's. A job with secret headers may
+    bring its key in one of them.
 
     Raises:
         KeyStop: see ``read_secret``.
@@ -141,7 +142,7 @@ def read_api_key(endpoint: Endpoint) -> Secret | None:
     if endpoint.embedded:
         return None
     needed = not endpoint.secret_headers
-    return read_secret(endpoint.api_key_env, endpoint.url, needed=needed)
+    return read_secret(endpoint.api_key_env, endpoint.url, held=endpoint.held_key, needed=needed)
 
 
 def read_secret_headers(endpoint: Endpoint) -> tuple[tuple[str, Secret], ...]:

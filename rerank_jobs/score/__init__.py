@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank_jobs.score.access import read_access
-from rerank_jobs.score.account import Account, KeyReply, ask_account
+from rerank_jobs.score.account import Account, KeyReply, ask_account, describe_account
 from rerank_jobs.score.client import RerankClient, open_client
 from rerank_jobs.score.dialects import DIALECTS
 from rerank_jobs.score.dialects.fields import body_fields, ranks_listwise
@@ -24,6 +24,7 @@ __all__ = [
     "ScoreSettings",
     "ask_account",
     "body_fields",
+    "describe_account",
     "open_client",
     "ranks_listwise",
     "read_access",

@@ -17,11 +17,12 @@ import httpx
 import orjson
 
 from rerank_jobs.config import Endpoint, Secret
+from rerank_jobs.dollars import show_usd
 from rerank_jobs.score.access import Access
 from rerank_jobs.score.client import open_key_client
 from rerank_jobs.score.exchange import Answer, Lost
 
-__all__ = ["Account", "KeyReply", "ask_account", "read_account"]
+__all__ = ["Account", "KeyReply", "ask_account", "describe_account", "read_account"]
 
 ASK_SECONDS = 5.0
 _MAX_DATE = 40
@@ -122,6 +123,22 @@ def read_account(body: bytes) -> Account | None:
         budget_remaining=_dollars(budget, "remaining_usd") if isinstance(budget, dict) else None,
         expires_at=expires if isinstance(expires, str) and _is_date(expires) else None,
     )
+
+
+def describe_account(account: Account | None) -> str:
+    """Return what is known of an account in a few words, each after a semicolon; may be empty."""
+    if account is None:
+        return ""
+    words = []
+    if account.remaining is not None:
+        words.append(f"{show_usd(account.remaining)} of the key's limit remain")
+    if account.usage_daily is not None:
+        words.append(f"{show_usd(account.usage_daily)} used today")
+    if account.is_free_tier:
+        words.append("free tier")
+    if account.expires_at is not None:
+        words.append(f"the key expires {account.expires_at[:10]}")
+    return "".join(f"; {word}" for word in words)
 
 
 def _dollars(data: Mapping[str, Any], name: str) -> float | None:

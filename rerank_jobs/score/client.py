@@ -126,7 +126,7 @@ def _make_headers(
     """
     if key is not None and not (key.reveal().isascii() and key.reveal().isprintable()):
         raise KeyStop(
-            f"the API key in {endpoint.api_key_env} holds characters that no key has:"
+            f"the API key in {endpoint.key_place} holds characters that no key has:"
             " copy it again and run again"
         )
     headers = httpx.Headers(DIALECTS[endpoint.dialect].headers)

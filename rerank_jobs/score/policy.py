@@ -85,7 +85,7 @@ class Target:
 
     url: str
     model: str
-    api_key_env: str
+    key_place: str
 
 
 BY_STATUS: Mapping[int, Action] = {
@@ -244,7 +244,7 @@ def _stop(action: Action, refusal: Refusal, target: Target, now: float) -> Reran
     if action is Action.KEY:
         return KeyStop(
             f"{target.url} refused the API key ({cause}): put a valid key into"
-            f" {target.api_key_env} and run again"
+            f" {target.key_place} and run again"
         )
     if action is Action.QUOTA:
         wait = refusal.wait_seconds
@@ -256,7 +256,7 @@ def _stop(action: Action, refusal: Refusal, target: Target, now: float) -> Reran
             return _quota_stop(cause, refusal.wait_seconds, target)
         return CreditStop(
             f"{target.url}: the account is out of credit or at its spending limit ({cause}):"
-            f" add credit, or raise the limit of the key in {target.api_key_env}, and run again"
+            f" add credit, or raise the limit of the key in {target.key_place}, and run again"
         )
     if refusal.parameter_refused:
         return EndpointStop(

@@ -50,7 +50,7 @@ class ScoreSettings:
 
         """
         return cls(
-            target=Target(endpoint.url, endpoint.model, endpoint.api_key_env),
+            target=Target(endpoint.url, endpoint.model, endpoint.key_place),
             limit=endpoint.pace,
             token_limit=endpoint.token_pace,
             max_concurrency=endpoint.max_concurrency,

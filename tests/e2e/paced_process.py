@@ -28,7 +28,7 @@ async def send_paced(url: str, limit: int, window: float, seconds: float) -> dic
     endpoint = Endpoint(url=url, max_concurrency=32)
     client = open_client(endpoint, None)
     settings = ScoreSettings(
-        target=Target(url, endpoint.model, endpoint.api_key_env),
+        target=Target(url, endpoint.model, endpoint.key_place),
         limit=limit,
         window_seconds=window,
         max_seconds=seconds,
