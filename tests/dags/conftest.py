@@ -39,13 +39,18 @@ from rerank_jobs.airflow import rerank_task_group
 with DAG(
     "own_rerank",
     schedule=None,
-    params={"job": Param("", type="string"), "region": Param("", type="string")},
+    params={
+        "job": Param("", type="string"),
+        "region": Param("", type="string"),
+        "conn_id": Param("", type="string"),
+    },
     default_args={"retries": 1, "retry_delay": timedelta(seconds=0)},
 ):
     rerank_task_group(
         "{{ params.job }}",
         group_id="relevance",
         partition="{{ params.region }}|{{ ds }}",
+        conn_id="{{ params.conn_id }}",
         score_args={"max_active_tis_per_dagrun": 2},
     )
 """
@@ -185,12 +190,26 @@ def airflow_log(
     return lambda: "".join(capfd.readouterr()) + caplog.text
 
 
+def serve_endpoint(latency_ms: int) -> contextlib.AbstractContextManager[str]:
+    """Serve instant scores on loopback in a process of their own; enter it for the URL."""
+    options = ["--scorer", "instant", "--latency-ms", str(latency_ms)]
+    return _start(["rerank_jobs", "serve", "--port", "0", *options], {})
+
+
+def serve_guarded(
+    key: str, *, status: int = 500, times: int = 0, faults: Path | None = None
+) -> contextlib.AbstractContextManager[str]:
+    """Serve instant scores behind a key; the first calls may get an error that quotes them."""
+    arguments = [str(status), str(times), *([] if faults is None else [str(faults)])]
+    return _start(["tests.dags.guarded_server", *arguments], {"GUARD_KEY": key})
+
+
 @contextlib.contextmanager
-def serve_endpoint(latency_ms: int) -> Iterator[str]:
-    """Serve instant scores on loopback in a process of their own; yield the URL."""
-    command = [sys.executable, "-P", "-m", "rerank_jobs", "serve", "--port", "0"]
-    command += ["--scorer", "instant", "--latency-ms", str(latency_ms)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def _start(module: list[str], variables: dict[str, str]) -> Iterator[str]:
+    environment = {**os.environ, **variables}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, "-P", "-m", *module]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().split()[-1]
