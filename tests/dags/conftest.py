@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from cryptography.fernet import Fernet
 
 from rerank_jobs.airflow.once import find_dags_folder, make_environment
 
@@ -62,6 +63,7 @@ shutil.copy(find_dags_folder() / "nightly_rerank.py", HOME / "dags")
 (HOME / "dags" / "own_rerank.py").write_text(OWN_DAG, encoding="utf-8")
 
 _environment = make_environment(HOME, HOME / "dags", os.environ)
+_environment["AIRFLOW__CORE__FERNET_KEY"] = Fernet.generate_key().decode()
 for _name in set(os.environ) - set(_environment):
     del os.environ[_name]
 os.environ.update(_environment)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.dags, pytest.mark.slow]
 
 KEY = "sk-or-v1-quokkanumbat"
 
-Keep = Callable[[str], None]
+JOB = {"endpoint": {"max_concurrency": 1, "patience_seconds": 5}}
+
+Keep = Callable[[str, pytest.MonkeyPatch, Path], None]
 Search = Callable[[Table], list[str]]
 
 
@@ -39,6 +41,16 @@ def search(airflow_log: Callable[[], str]) -> Search:
         return find_leaks(HOME, [KEY, CANARY]) + find_leaks(table.folder, [KEY]) + shown
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def _fresh_backends() -> Iterator[None]:
+    """Let no run find the secrets backend of another: Airflow remembers them by process."""
+    from airflow.sdk.configuration import clear_secrets_backends_cache
+
+    clear_secrets_backends_cache()
+    yield
+    clear_secrets_backends_cache()
 
 
 def keep_in_environment(url: str, monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
@@ -85,7 +97,7 @@ def test_neither_key_nor_texts_stand_anywhere_in_airflow(
     search: Search,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
-    keep: Any,
+    keep: Keep,
     status: int,
     times: int,
     outcome: tuple[str, int],
@@ -93,7 +105,7 @@ def test_neither_key_nor_texts_stand_anywhere_in_airflow(
     """The key reaches a server that requires it, which may answer by quoting it and all texts."""
     with serve_guarded(KEY, status=status, times=times) as url:
         keep(url, monkeypatch, tmp_path_factory.mktemp("secrets"))
-        table = make_table("eu|2026-11-14", job={"endpoint": {"max_concurrency": 1}})
+        table = make_table("eu|2026-11-14", job=JOB)
         at = datetime(2026, 11, 14, tzinfo=UTC)
         run = run_dag("own_rerank", at=at, job=str(table.job_file), region="eu", conn_id="shop")
 
