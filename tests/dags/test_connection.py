@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowNotFoundException
 
+from rerank_jobs.airflow import steps
+from rerank_jobs.airflow.failures import report_failures
 from rerank_jobs.airflow.hook import OPENROUTER_URL, OpenRouterHook
 from rerank_jobs.config import Endpoint, Job, read_api_key
 from rerank_jobs.embedded import identify_scorer
 from rerank_jobs.errors import JobError, KeyStop, RerankJobsError
 from rerank_jobs.job_file import parse_job
 from rerank_jobs.score import ScoreSettings
-from tests.dags.conftest import serve_guarded
+from tests.dags.conftest import Table, serve_guarded
 
 pytestmark = pytest.mark.dags
 
@@ -110,6 +113,15 @@ def test_a_connection_may_be_written_as_a_uri(monkeypatch: pytest.MonkeyPatch, u
     assert key.reveal() == KEY
 
 
+def test_a_uri_with_the_key_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``openrouter://:KEY@`` is a whole connection to OpenRouter."""
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", f"openrouter://:{KEY}@")
+    endpoint = complete()
+    key = read_api_key(endpoint)
+    assert key is not None
+    assert (endpoint.url, key.reveal()) == (OPENROUTER_URL, KEY)
+
+
 def test_a_key_is_sent_to_no_other_server_than_its_own(connect: Connect) -> None:
     """A job file that names another server, port or scheme is refused before anything is sent."""
     connect()
@@ -117,6 +129,13 @@ def test_a_key_is_sent_to_no_other_server_than_its_own(connect: Connect) -> None
         with pytest.raises(JobError, match="its key is sent nowhere else"):
             complete(url=url)
     assert complete(url="https://OPENROUTER.ai:443/api/v2").url.endswith("/api/v2")
+
+
+def test_an_unknown_connection_is_told_by_airflows_own_words() -> None:
+    """It is retried: a secrets backend that is away looks the same."""
+    untold = pytest.raises(AirflowNotFoundException, match="`nowhere` isn't defined")
+    with untold, report_failures():
+        OpenRouterHook("nowhere").complete(make_job())
 
 
 def test_the_embedded_endpoint_needs_no_connection() -> None:
@@ -180,12 +199,29 @@ def test_nothing_shows_a_key_that_an_endpoint_holds(connect: Connect) -> None:
 
 def test_airflow_masks_the_key_from_then_on(connect: Connect) -> None:
     """Once read, the bare key is masked in whatever Airflow logs, though it stood amid blanks."""
-    from airflow.sdk.execution_time.secrets_masker import redact
+    from airflow.sdk.log import mask_logs
 
     key = "sk-or-v1-amidblanks"
     connect(password=f"  {key} ")
     complete()
-    assert redact(f"Authorization: Bearer {key}") == "Authorization: Bearer ***"
+    logged = mask_logs(None, "info", {"event": f"Authorization: Bearer {key}"})
+    assert logged == {"event": "Authorization: Bearer ***"}
+
+
+def test_a_plan_is_scored_and_published_by_its_own_scorer_alone(
+    connect: Connect, make_table: Callable[..., Table]
+) -> None:
+    """Whoever edits the connection's model after planning is told; no score of another mixes in."""
+    host = "http://127.0.0.1:9/api/v1"
+    table = make_table("p", job={})
+    connect(host=host, extra={"model": "one/model"})
+    (shard,), _ = steps.plan(str(table.job_file), "p", "shop")
+    connect(host=host, extra={"model": "two/model"})
+
+    with pytest.raises(JobError, match="clear the plan task to plan anew"):
+        steps.score(str(table.job_file), shard, {"kind": "test"}, "shop")
+    with pytest.raises(JobError, match="clear the plan task to plan anew"):
+        steps.publish(str(table.job_file), "p", shard["plan_id"], [], "shop")
 
 
 @pytest.fixture(scope="module")
