@@ -100,9 +100,7 @@ class App(Part):
 class Endpoint(Part):
     """Which endpoint scores, at which pace and price.
 
-    Secrets never stand in a job file: ``api_key_env`` and ``secret_headers`` name environment
-    variables. A key that is read elsewhere is held beside the fields, where no dump, schema or
-    ``repr`` shows it.
+    Secrets never stand here: ``api_key_env`` and ``secret_headers`` name environment variables.
     """
 
     url: str = EMBEDDED
@@ -129,6 +127,7 @@ class Endpoint(Part):
     secret_headers: dict[str, str] = Field(default_factory=dict)
     proxy: str | None = None
     ca_file: str | None = None
+    # Beside the fields: no dump, schema or repr shows it, and a job file cannot name it.
     _held_key: HeldKey | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
