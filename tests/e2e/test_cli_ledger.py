@@ -285,6 +285,16 @@ def test_other_models_come_in_when_asked(
     assert (row["rerank_model"], row["rerank_provider"]) == ("older-model", "Acme")
 
 
+def test_pieces_are_carried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A score of a passage that was sent in three pieces says so wherever it is used."""
+    job = set_up(tmp_path, {"reuse": {"mode": "strict"}})
+    file = write_csv(tmp_path / "scores.csv", [make_score(parts="3")])
+    call_json(capsys, "ledger", "import", job, file)
+    call_json(capsys, "run", job)
+    windows = {row["rerank_status"]: row["rerank_windows"] for row in read_table(tmp_path / "out")}
+    assert windows == {"reused": 3, "scored": 1}
+
+
 def test_a_listwise_model_imports_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
