@@ -135,7 +135,8 @@ class FaultyS3:
         fault = self._take_fault(environ)
         if fault == "ignore_condition":
             environ.pop("HTTP_IF_NONE_MATCH", None)
-        status, headers, body = "", [], b""
+        status, body = "", b""
+        headers: list[tuple[str, str]] = []
         if fault in {None, "ignore_condition", "drop", "500_after", "412_after"}:
             status, headers, body = self._ask(environ)
         self._requests.append(f"{line} {fault or status[:3]}")
@@ -181,7 +182,7 @@ def main() -> None:
     """Serve on a free port until the process is ended."""
     import logging
 
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
