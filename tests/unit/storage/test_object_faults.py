@@ -332,3 +332,11 @@ def test_a_large_file_is_not_held_in_memory(tmp_path: Path, location: str) -> No
     print(f"{megabytes} MB for 200 MB")
     assert outcome == "CREATED SAME"
     assert int(megabytes) <= 80
+
+
+def test_other_clouds_open_by_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's and Azure's locations make stores without touching the network."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    for location in ("gs://bucket/folder", "az://container/folder"):
+        store = open_store(location)
+        assert (store.location, repr(store)) == (location, f"ObjectStore({location!r})")
