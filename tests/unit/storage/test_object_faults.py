@@ -265,6 +265,13 @@ def test_no_error_holds_a_key_or_an_address(
         assert caught.value.__suppress_context__
 
 
+def test_a_refused_listing_is_a_refusal(s3: S3Server, location: str) -> None:
+    """The client has no error class for it; ours is a ``PermissionError`` like any other."""
+    s3.inject("403", method="GET")
+    with pytest.raises(PermissionError, match="access denied"):
+        open_store(location).entries()
+
+
 def test_a_bucket_that_does_not_exist_is_told_as_that(s3: S3Server) -> None:
     """Writing, listing and reading say what to do, where an absent object would be no error."""
     store = open_store("s3://no-such-bucket/root")
