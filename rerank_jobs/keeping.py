@@ -16,6 +16,7 @@ from rerank_jobs.ledger.library import fetch_library, list_scorers, read_library
 from rerank_jobs.ledger.segments import decode_segment
 from rerank_jobs.runs import IMPORTS, Run, list_runs
 from rerank_jobs.storage import Store
+from rerank_jobs.upkeep import prepare_state
 
 __all__ = ["Compacted", "LedgerStats", "ScorerStats", "compact_everything", "count_ledger"]
 
@@ -148,9 +149,12 @@ def compact_everything(store: Store, observe: Callable[[str], None] = lambda _: 
     the folder of each run.
 
     Raises:
-        StateError: a library's manifest, or a file that it names, is damaged.
+        StateError: a library's manifest, or a file that it names, is damaged, or the state root has
+            another format.
 
     """
+    if store.exists("FORMAT"):
+        prepare_state(store)
     added: dict[str, int] = {}
     unknown = []
     for run in list_runs(store):
