@@ -56,7 +56,9 @@ with DAG(
     )
 """
 
-HOME = Path(tempfile.mkdtemp(prefix="rerank-jobs-airflow-"))
+# In memory where that can be: SQLite waits for the disk, and other tests keep the disk busy.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+HOME = Path(tempfile.mkdtemp(prefix="rerank-jobs-airflow-", dir=MEMORY))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 (HOME / "dags").mkdir()
 shutil.copy(find_dags_folder() / "nightly_rerank.py", HOME / "dags")

@@ -1,0 +1,120 @@
+"""A whole Airflow on loopback: api-server, scheduler and dag-processor, LocalExecutor, SQLite."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from cryptography.fernet import Fernet
+
+from rerank_jobs.airflow.once import make_environment
+
+__all__ = ["Ask", "run_airflow"]
+
+START_SECONDS = 240.0
+ASK_SECONDS = 60.0
+
+Ask = Callable[..., Any]
+
+_COMPONENTS = (
+    ("api-server", "--apps", "core,execution"),
+    ("dag-processor",),
+    ("scheduler", "--skip-serve-logs"),
+)
+
+
+@contextlib.contextmanager
+def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
+    """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
+
+    Yields ``ask(path, data)``, which calls the REST API and returns what it answers.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = _make_environment(home, port) | dict(variables)
+    airflow = [sys.executable, "-m", "airflow"]
+    subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
+    with contextlib.ExitStack() as stack:
+        for component in _COMPONENTS:
+            output = stack.enter_context((home / f"{component[0]}.out").open("wb"))
+            process = subprocess.Popen(
+                [*airflow, *component], env=environment, stdout=output, stderr=output
+            )
+            stack.callback(_stop, process)
+        yield _log_in(f"http://127.0.0.1:{port}")
+
+
+def _make_environment(home: Path, port: int) -> dict[str, str]:
+    url = f"http://127.0.0.1:{port}"
+    return make_environment(home, home / "dags", os.environ) | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "NO_PROXY": "*",
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__SECRET_KEY": "of-one-test-alone",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API_AUTH__JWT_SECRET": Fernet.generate_key().decode(),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+    }
+
+
+def _log_in(url: str) -> Ask:
+    """Wait for the API, and return a function that asks it as an administrator."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            token = _send(f"{url}/auth/token")["access_token"]
+            break
+        except (OSError, urllib.error.URLError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+    return lambda path, data=None: _send(f"{url}/api/v2{path}", data, token)
+
+
+def _send(url: str, data: Any = None, token: str = "") -> Any:
+    body = None if data is None else json.dumps(data).encode()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 - http on loopback
+    with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started, which Airflow's components do not do by themselves."""
+    family = [process_ for process_ in _find_family(process.pid) if process_.is_running()]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for member in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def _find_family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [*head.children(recursive=True), head]
+    except psutil.NoSuchProcess:
+        return []
