@@ -103,7 +103,7 @@ def finish_shard(
     document: dict[str, Any] = {
         "shard": shard.number,
         "plan_id": plan.plan_id,
-        "part": asdict(part) if part else None,
+        "part": _describe(part) if part else None,
         "statuses": asdict(merged),
     }
     _drop_damaged_record(store, f"{folder}/done.json")
@@ -112,6 +112,10 @@ def finish_shard(
             f"{store.location}/{folder}/done.json: another process finished it differently"
         )
     return ShardPart(shard.number, part, asdict(merged))
+
+
+def _describe(part: Part) -> dict[str, Any]:
+    return {"name": part.name, "sha256": part.sha256, "size": part.size, "rows": part.rows}
 
 
 def _drop_damaged_record(store: Store, name: str) -> None:
