@@ -23,11 +23,15 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class ShardPart:
-    """A finished shard: its part under state (``None`` without rows), its documents by status."""
+    """A finished shard: its part under state (``None`` without rows), its documents by status.
+
+    ``ranking`` counts how its ranking moved (``RANKING``), ``None`` from earlier versions.
+    """
 
     shard: int
     part: Part | None
     statuses: dict[str, int]
+    ranking: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from rerank_jobs import __version__
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import contract_versions
 from rerank_jobs.errors import StateError
-from rerank_jobs.publish.gates import check_gates
+from rerank_jobs.publish.gates import check_gates, check_guards
 from rerank_jobs.publish.generations import (
     Generation,
     Part,
@@ -69,7 +69,7 @@ def publish_plan(
     Files of a current generation of this plan that somebody removed or damaged are put back.
 
     Raises:
-        GateFailed, StateError: see ``check_gates``.
+        GateFailed, StateError: see ``check_gates`` and ``check_guards``.
         CommitUnknown: see ``commit``; nothing was deleted.
 
     """
@@ -83,12 +83,8 @@ def publish_plan(
             return published
         current = read_current(roots.state, order.partition)
         check_gates(job, order)
-        parts = [
-            _place(order.folder, shard.part, shard.shard) for shard in order.shards if shard.part
-        ]
-        rejected = [_place(order.folder, order.rejected, 0)] if order.rejected else []
         try:
-            document = _describe(order, parts, rejected)
+            document = _compose(job, roots, order, current)
             return _land(roots, order.partition, keep, current, document, check)
         except Superseded:
             continue
@@ -210,10 +206,13 @@ def _sign() -> dict[str, Any]:
     }
 
 
-def _describe(
-    order: PublishOrder, parts: Sequence[Part], rejected: Sequence[Part]
+def _compose(
+    job: Job, roots: Roots, order: PublishOrder, current: Generation | None
 ) -> dict[str, Any]:
-    return {
+    """Return the manifest of an order that passes its guards."""
+    parts = [_place(order.folder, shard.part, shard.shard) for shard in order.shards if shard.part]
+    rejected = [_place(order.folder, order.rejected, 0)] if order.rejected else []
+    document: dict[str, Any] = {
         "contract": "manifest",
         **_sign(),
         "partition": order.partition,
@@ -224,3 +223,8 @@ def _describe(
         "statuses": add_statuses(order.shards),
         **order.facts,
     }
+    again = current is not None and current.plan_id == order.plan_id
+    if current is not None and again and current.withdrawn:
+        document["withdrawn"] = list(current.withdrawn)
+    figures = check_guards(job, roots, order, None if again else current)
+    return document if figures is None else {**document, "ranking": figures}
