@@ -32,6 +32,7 @@ SCHEDULE = pa.schema(
         ("score", pa.float64()),
         ("model", pa.string()),
         ("provider", pa.string()),
+        ("parts", pa.int32()),
     ]
 )
 """``request`` is -1 where nothing is sent; ``units`` are those of the whole request."""
@@ -110,7 +111,8 @@ def write_schedule(
 ) -> list[ShardPrice]:
     """Decide and write the schedule of all shards from the table ``sends``; return their prices.
 
-    ``library`` is a query of (query_key, passage_key, score, model, provider) with one row a pair.
+    ``library`` is a query of (query_key, passage_key, score, model, provider, parts) with one row a
+    pair.
 
     Raises:
         JobError: a query that must not be split does not fit one request.
@@ -134,10 +136,13 @@ def _sends_sql(library: str | None, mode: str) -> str:
     repeat = (
         "row_number() OVER (PARTITION BY s.query_key, s.passage_key ORDER BY s.ord) > 1 AS repeat"
     )
-    known = "NULL::DOUBLE AS score, NULL::VARCHAR AS model, NULL::VARCHAR AS provider"
+    known = (
+        "NULL::DOUBLE AS score, NULL::VARCHAR AS model, NULL::VARCHAR AS provider,"
+        " NULL::INTEGER AS parts"
+    )
     join = ""
     if library is not None and mode != "off":
-        known = "l.score, l.model, l.provider"
+        known = "l.score, l.model, l.provider, l.parts"
         join = (
             f"LEFT JOIN ({library}) AS l"
             " ON s.query_key = l.query_key AND s.passage_key = l.passage_key"
@@ -197,7 +202,7 @@ def _schedule_part(
     numbers, units = _number_requests(queries, send, first, rules)
     dropped = pa.array(~(queries.spread(use) & known))
     written: list[pa.Array[Any] | pa.ChunkedArray[Any]] = [pa.array(numbers), pa.array(units)]
-    names = ("score", "model", "provider")
+    names = ("score", "model", "provider", "parts")
     written += [_blank(table.column(name), dropped) for name in names]
     out.write(shard, pa.table(written, names=SCHEDULE.names))
     return price.plus(_price_requests(queries, numbers, first))
