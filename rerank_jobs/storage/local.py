@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from rerank_jobs.storage.store import Entry, Put, sha256_of_file
@@ -33,10 +35,7 @@ class LocalStore:
         target = self._make_room(name)
         temporary = _temporary_beside(target)
         try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_durably(temporary, data)
             if _link(temporary, target):
                 return Put.CREATED
         finally:
@@ -68,6 +67,17 @@ class LocalStore:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Create or replace an object, by rename, durable before and after."""
+        target = self._make_room(name)
+        temporary = _temporary_beside(target)
+        try:
+            _write_durably(temporary, data)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
     def read(self, name: str) -> bytes:
         """Return the object's bytes."""
         return (self._root / name).read_bytes()
@@ -78,17 +88,33 @@ class LocalStore:
 
     def entries(self, prefix: str = "") -> list[Entry]:
         """List all finished objects at or below ``prefix``, sorted by name."""
-        found = []
+        found = [
+            Entry(name, facts.st_size, facts.st_mtime)
+            for name, facts in self._walk(prefix)
+            if not _is_temporary(name)
+        ]
+        return sorted(found, key=lambda entry: entry.name)
+
+    def leftovers(self, older_than: float) -> list[str]:
+        """Return names of temporary files made or written ``older_than`` seconds ago, sorted.
+
+        One that is younger may be another process's, about to be linked.
+        """
+        latest = time.time() - older_than
+        # Not the time of writing: a temporary name may be a link to a file that is long finished.
+        return sorted(
+            name
+            for name, facts in self._walk("")
+            if _is_temporary(name) and facts.st_ctime <= latest
+        )
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         for folder, _, names in os.walk(self._root / prefix, onerror=_raise_unless_gone):
             relative = os.path.relpath(folder, self._root)
             for name in names:
-                if name.startswith(TEMPORARY):
-                    continue
                 with contextlib.suppress(FileNotFoundError):  # removed while we looked
                     facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 - a Path costs more than it
-                    path = name if relative == "." else f"{relative}/{name}"
-                    found.append(Entry(path, facts.st_size, facts.st_mtime))
-        return sorted(found, key=lambda entry: entry.name)
+                    yield (name if relative == "." else f"{relative}/{name}"), facts
 
     def delete(self, name: str) -> None:
         """Remove the object, and folders that it leaves empty, up to the root."""
@@ -118,8 +144,19 @@ class LocalStore:
         return target
 
 
+def _is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(TEMPORARY)
+
+
 def _temporary_beside(target: Path) -> Path:
     return target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _link(temporary: Path, target: Path) -> bool:
