@@ -4,6 +4,7 @@
     |-- JobError             the job file, the command or the set-up is wrong: change it    exit 2
     |-- InputError           the table is wrong: file, column and row are named             exit 2
     |-- StateError           the state root is damaged, foreign or of another format        exit 2
+    |   `-- SnapshotGone     what a reader holds was replaced by a newer generation: read again
     |-- Stopped              nothing is lost: remove the cause, run again, it goes on       exit 3
     |   |-- BudgetStop       a plan dearer than a budget, or a spent allowance, day or month
     |   |-- KeyStop          no key, or a key that the endpoint refused (401, 403)
@@ -39,6 +40,7 @@ __all__ = [
     "QuotaStop",
     "RerankJobsError",
     "RuntimeStop",
+    "SnapshotGone",
     "StateError",
     "Stopped",
 ]
@@ -70,6 +72,10 @@ class StateError(RerankJobsError):
     """The state root is damaged, belongs to something else or has another format."""
 
     exit_code = 2
+
+
+class SnapshotGone(StateError):
+    """A newer generation replaced the one that was being read: read the current one again."""
 
 
 class Stopped(RerankJobsError):

@@ -125,7 +125,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
             return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
         check_outlook(job, outlook)
-        plan = freeze(state, job, table, partition, scorer, identity, draft)
+        plan = freeze(state, job, table, partition, scorer, identity, draft, limit_queries)
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
 
 

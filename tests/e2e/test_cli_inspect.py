@@ -29,7 +29,10 @@ from tests.unit.cli.kit import (
 
 Capture = pytest.CaptureFixture[str]
 
-COMMANDS = ("run", "plan", "verify", "evaluate", "doctor", "serve", "init", "demo")
+COMMANDS = (
+    *("run", "plan", "publish", "paths", "verify", "evaluate", "doctor"),
+    *("serve", "init", "demo"),
+)
 
 
 @pytest.fixture(scope="module")
