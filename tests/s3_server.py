@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ import httpx
 
 __all__ = ["FAULTS", "S3Server", "serve_s3"]
 
+LATE_SECONDS = 1.0
 FAULTS = {
     "drop": "takes effect, then the connection is closed without a reply",
     "drop_before": "the connection is closed without effect",
@@ -34,6 +36,7 @@ FAULTS = {
     "403": "403 AccessDenied without effect",
     "409": "409 ConditionalRequestConflict without effect: another create is in flight",
     "412_after": "takes effect, then 412, as a retry inside a proxy would be answered",
+    "late": f"takes effect, and the reply comes {LATE_SECONDS} seconds late",
     "ignore_condition": "takes effect, whatever If-None-Match says",
 }
 """Faults by name; each says what happens to the request that it strikes."""
@@ -54,7 +57,10 @@ class S3Server:
         return f"s3://{name}"
 
     def inject(self, *faults: str, method: str = "PUT", path: str = "") -> None:
-        """Let the next requests of ``method`` whose path holds ``path`` meet ``faults`` in turn."""
+        """Let the next requests of ``method`` whose path holds ``path`` meet ``faults`` in turn.
+
+        They come after those that were injected before and that nobody has met.
+        """
         assert set(faults) <= set(FAULTS)
         document = {"faults": faults, "method": method, "path": path}
         httpx.post(f"{self.url}{CONTROL}", json=document).raise_for_status()
@@ -64,7 +70,10 @@ class S3Server:
         return int(httpx.get(f"{self.url}{CONTROL}").json()["left"])
 
     def list_requests(self) -> list[str]:
-        """Return ``METHOD /path status`` of every request since the last time; then forget them."""
+        """Return ``METHOD /path status`` of every request since the last time; then forget them.
+
+        A fault stands in the status's place; faults that nobody has met are forgotten too.
+        """
         found: list[str] = httpx.delete(f"{self.url}{CONTROL}").json()["requests"]
         return found
 
@@ -96,6 +105,7 @@ def make_environment(url: str) -> dict[str, str]:
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
+Headers = list[tuple[str, str]]
 
 
 class FaultyS3:
@@ -113,20 +123,27 @@ class FaultyS3:
         with self._lock:
             if environ["PATH_INFO"] == CONTROL:
                 return [self._control(environ, start)]
-            return self._answer(environ, start)
+            fault, status, headers, body = self._answer(environ)
+        if fault == "late":  # others are answered meanwhile
+            time.sleep(LATE_SECONDS)
+        if fault in {"drop", "drop_before"}:
+            _hang_up(environ)
+        start(status, headers)
+        return [body]
 
     def _control(self, environ: Environ, start: Start) -> bytes:
         document: dict[str, Any] = {"left": len(self._faults)}
         if environ["REQUEST_METHOD"] == "POST":
             order = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-            self._faults = [(name, order["method"], order["path"]) for name in order["faults"]]
+            self._faults += [(name, order["method"], order["path"]) for name in order["faults"]]
         elif environ["REQUEST_METHOD"] == "DELETE":
-            document["requests"], self._requests = self._requests, []
+            document["requests"] = self._requests
+            self._requests, self._faults = [], []
         data = json.dumps(document).encode()
         start("200 OK", [("Content-Length", str(len(data)))])
         return data
 
-    def _answer(self, environ: Environ, start: Start) -> list[bytes]:
+    def _answer(self, environ: Environ) -> tuple[str | None, str, Headers, bytes]:
         line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         # Read whole, or what is left of it would be taken for the connection's next request.
         environ["wsgi.input"] = io.BytesIO(
@@ -136,16 +153,13 @@ class FaultyS3:
         if fault == "ignore_condition":
             environ.pop("HTTP_IF_NONE_MATCH", None)
         status, body = "", b""
-        headers: list[tuple[str, str]] = []
-        if fault in {None, "ignore_condition", "drop", "500_after", "412_after"}:
+        headers: Headers = []
+        if fault in {None, "drop", "500_after", "412_after", "late", "ignore_condition"}:
             status, headers, body = self._ask(environ)
         self._requests.append(f"{line} {fault or status[:3]}")
-        if fault in {"drop", "drop_before"}:
-            _hang_up(environ)
-        if fault is not None and fault != "ignore_condition":
+        if fault is not None and fault[:3].isdecimal():
             status, headers, body = _refuse(fault)
-        start(status, headers)
-        return [body]
+        return fault, status, headers, body
 
     def _take_fault(self, environ: Environ) -> str | None:
         for number, (name, method, path) in enumerate(self._faults):
@@ -154,13 +168,13 @@ class FaultyS3:
                 return name
         return None
 
-    def _ask(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
+    def _ask(self, environ: Environ) -> tuple[str, Headers, bytes]:
         answer: list[Any] = []
         body = b"".join(self._application(environ, lambda *given: answer.extend(given)))
         return answer[0], answer[1], body
 
 
-def _refuse(fault: str) -> tuple[str, list[tuple[str, str]], bytes]:
+def _refuse(fault: str) -> tuple[str, Headers, bytes]:
     status, code = {
         "500": ("500 Internal Server Error", "InternalError"),
         "503": ("503 Slow Down", "SlowDown"),

@@ -3,11 +3,16 @@
 ``link`` fails if the name exists, so exactly one creator wins; the bytes are on disk before the
 name is, and the name is on disk before the call returns (the order that survives power loss:
 without it 7 of 31 crash states showed a name without its data).
+
+A file system without hard links is refused. One that cannot sync a folder (some network and FUSE
+mounts answer EINVAL) is used, because then it decides itself when names are durable; ``doctor``
+says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -17,9 +22,12 @@ from pathlib import Path
 
 from rerank_jobs.storage.store import Entry, Put, sha256_of_file
 
-__all__ = ["LocalStore"]
+__all__ = ["LocalStore", "sync_folder"]
 
 TEMPORARY = ".tmp-"
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class LocalStore:
@@ -76,7 +84,7 @@ class LocalStore:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def read(self, name: str) -> bytes:
         """Return the object's bytes."""
@@ -140,7 +148,7 @@ class LocalStore:
         missing = [folder for folder in target.parents if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         for folder in missing:
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         return target
 
 
@@ -164,10 +172,15 @@ def _link(temporary: Path, target: Path) -> bool:
         os.link(temporary, target)
     except FileExistsError:
         created = False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        reason = "this file system makes no hard links, which create a file once: use another one"
+        raise OSError(error.errno, reason, str(target)) from None
     else:
         created = True
     # What stood there counts as durable too: its creator may have died before it got here.
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return created
 
 
@@ -185,9 +198,15 @@ def _try_link(source: Path, target: Path) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> bool:
+    """Make the names in a folder durable; return False where the file system cannot."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+        return False
     finally:
         os.close(descriptor)
+    return True

@@ -9,6 +9,7 @@ is concluded from an answer alone: what stands there is read back and compared.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import mmap
@@ -43,6 +44,10 @@ BLOCK_BYTES = 16 << 20
 CONFLICT_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds between tries of a create that met a 409 and left nothing to be seen."""
 FETCH_TRIES = 3
+
+
+class _ReplacedError(OSError):
+    """The object became another one while it was read."""
 
 
 class ObjectStore:
@@ -128,24 +133,29 @@ class ObjectStore:
 
         It is whole before it has its name, and goes with the process.
         """
-        for _ in range(FETCH_TRIES):
-            meta = self._head(name)
-            version = f"{self.location}/{name} {meta['e_tag']} {meta['version']} {meta['size']}"
-            path = process_folder() / hashlib.sha256(version.encode()).hexdigest()
-            if path.exists():
-                return path
-            temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+        for tries_left in reversed(range(FETCH_TRIES)):
             try:
-                with temporary.open("xb") as file:
-                    for block in self._read_blocks(name, meta):
-                        file.write(block)
-                temporary.replace(path)
-            except PreconditionError:
-                continue  # replaced while it was read: take the new one
-            finally:
-                temporary.unlink(missing_ok=True)
+                return self._copy(name)
+            except _ReplacedError:
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _copy(self, name: str) -> Path:
+        meta = self._head(name)
+        version = f"{self.location}/{name} {meta['e_tag']} {meta['version']} {meta['size']}"
+        path = process_folder() / hashlib.sha256(version.encode()).hexdigest()
+        if path.exists():
             return path
-        raise OSError(f"{self.location}/{name}: replaced {FETCH_TRIES} times while it was read")
+        temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                for block in self._read_blocks(name, meta):
+                    file.write(block)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
 
     def _create(self, name: str, data: Any, is_ours: Callable[[], bool]) -> Put:
         """Put with ``If-None-Match: *``; ``is_ours`` compares with what stands there."""
@@ -168,7 +178,7 @@ class ObjectStore:
             except FileNotFoundError:
                 if pause is None or not exists:
                     raise failure from None
-            except (OSError, PreconditionError):
+            except OSError:
                 raise failure from None
             else:
                 return (Put.SAME if exists else Put.CREATED) if ours else Put.OTHER
@@ -195,15 +205,22 @@ class ObjectStore:
         Each block is a request of its own, so that a large object needs no long one.
 
         Raises:
-            PreconditionError: another version stands there now.
+            _ReplacedError: another version stands there now.
 
         """
         for start in range(0, meta["size"], BLOCK_BYTES):
             options: Any = {"range": (start, min(start + BLOCK_BYTES, meta["size"]))}
             if meta["e_tag"]:
                 options["if_match"] = meta["e_tag"]
-            with self._explaining(name):
-                yield obstore.get(self._bucket_store, self._key(name), options=options).bytes()
+            try:
+                answer = obstore.get(self._bucket_store, self._key(name), options=options)
+                block = answer.bytes()
+            except PreconditionError:
+                where = f"{self.location}/{name}"
+                raise _ReplacedError(errno.EBUSY, "replaced while it was read", where) from None
+            except (BaseError, OSError, ValueError) as error:
+                raise explain(error, self.location, name) from None
+            yield block
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
@@ -213,8 +230,6 @@ class ObjectStore:
         """Turn what obstore raises into an ``OSError`` of ours."""
         try:
             yield
-        except PreconditionError:
-            raise
         except (BaseError, OSError, ValueError) as error:
             raise explain(error, self.location, name, writing=writing) from None
 
@@ -265,7 +280,8 @@ def _open(scheme: str, bucket: str, seconds: int) -> Any:
         return from_url(f"{scheme}://{bucket}", client_options=options, retry_config=retries)
     except (BaseError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise JobError(f"{scheme}://{bucket}: cannot be opened: {reason}") from None
+        wanted = " (AZURE_STORAGE_ACCOUNT_NAME names it)" if scheme == "az" else ""
+        raise JobError(f"{scheme}://{bucket}: cannot be opened: {reason}{wanted}") from None
 
 
 def _read_attempts() -> int:
