@@ -23,7 +23,13 @@ from rerank_jobs.publish.publisher import Roots, find_published
 from rerank_jobs.score import DIALECTS, body_fields, ranks_listwise, read_access
 from rerank_jobs.storage import open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
-from rerank_jobs.upkeep import add_up_spent, compact_unfinished, prepare_state
+from rerank_jobs.upkeep import (
+    add_up_spent,
+    check_state,
+    compact_unfinished,
+    is_up_to_date,
+    prepare_state,
+)
 
 __all__ = ["Planned", "find_plan", "open_roots", "plan_partition", "preview_partition"]
 
@@ -90,6 +96,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     tokenizer = read_tokenizer(job)
     digest = tokenizer.sha256 if tokenizer else None
     identity = identify(job, table, partition, scorer, shards, limit_queries, digest)
+    if check_state(state) is not None and frozen:
+        prepare_state(state)  # a root of an earlier format is upgraded before it is written to
     published = _find_published(roots, partition, identity)
     if published is not None:
         return published
@@ -104,8 +112,9 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     if frozen:
         read_api_key(job.endpoint)
         read_access(job.endpoint, job.resolve)
-    salt = prepare_state(state)
-    compact_unfinished(state, partition, read_generations(state, partition))
+    salt = prepare_state(state, upgrade=frozen)
+    if is_up_to_date(state):
+        compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
     library = None if job.reuse.mode == "off" else find_scores(state, scorer, cutoff)
     with scratch_folder(state.location) as folder:

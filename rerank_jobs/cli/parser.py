@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rerank-jobs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_job_commands(commands)
+    _add_retention_commands(commands)
     _add_serve(commands)
     _add_other_commands(commands)
     return parser
@@ -134,6 +135,57 @@ def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentP
     which.add_argument(
         "--generations", action="store_true", help="list all generations, newest first"
     )
+
+
+def _add_retention_commands(commands: Commands) -> None:
+    gc = _add(
+        commands,
+        "gc",
+        "gc:collect_garbage",
+        "list what nothing needs any more; --delete removes it",
+    )
+    erase = _add(
+        commands,
+        "erase",
+        "erase:erase_texts",
+        "say what erasing queries or documents would touch; --yes erases them",
+    )
+    for parser in (gc, erase):
+        parser.add_argument("job", type=Path, help="the job file (YAML)")
+        parser.add_argument(
+            "--partition",
+            metavar="KEY",
+            action="append",
+            help="only this partition (may be given again); without it all of them",
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the only output"
+        )
+    gc.add_argument("--delete", action="store_true", help="remove it")
+    gc.add_argument(
+        "--grace-hours",
+        type=_positive,
+        default=24,
+        metavar="H",
+        help="leave what was written in the last H hours (default: 24)",
+    )
+    gc.add_argument(
+        "--keep-days",
+        type=_positive,
+        default=62,
+        metavar="D",
+        help="leave segments of the last D days and of this month (default: 62)",
+    )
+    which = erase.add_mutually_exclusive_group(required=True)
+    which.add_argument("--query-id", metavar="ID", help="all that belongs to this query")
+    which.add_argument("--document-id", metavar="ID", help="this document, in every query's list")
+    which.add_argument(
+        "--text-file",
+        type=Path,
+        metavar="FILE",
+        help="queries and documents with exactly these texts: UTF-8, one a line",
+    )
+    erase.add_argument("--yes", action="store_true", help="erase, rather than say what would go")
 
 
 def _add_serve(commands: Commands) -> None:

@@ -23,11 +23,11 @@ from uuid import uuid4
 import orjson
 
 from rerank_jobs.errors import Busy, Fenced, StateError
-from rerank_jobs.ledger.owners import describe_owner, is_gone, same_owner
+from rerank_jobs.ledger.owners import describe_owner, is_gone, is_here, same_owner
 from rerank_jobs.storage import Put, Store, read_json, seal_json
 from rerank_jobs.storage.store import iterate_numbered
 
-__all__ = ["SILENCE_SECONDS", "Claim", "acquire", "read_reserved"]
+__all__ = ["SILENCE_SECONDS", "Claim", "acquire", "is_held", "read_reserved"]
 
 SILENCE_SECONDS = 120.0
 BEAT_SECONDS = 10.0
@@ -172,6 +172,19 @@ def _check_free(
             f"{folder}: {describe_owner(held_by)} is at work on it, by a clock that is"
             f" {silence:.0f} s behind this one: wait for it, and set the clocks"
         )
+
+
+def is_held(store: Store, folder: str, now: float) -> bool:
+    """Say whether a shard's owner is alive at ``now``, or may be, and has not released it."""
+    latest = max(_epochs(store, folder), default=0)
+    if not latest:
+        return False
+    holder = _read_claim(store, folder, latest)
+    owner = holder.get("owner", {})
+    silence = _silence(store, folder, latest, holder, now)
+    if silence == float("inf") or is_gone(owner):
+        return False
+    return is_here(owner) or silence < SILENCE_SECONDS
 
 
 def read_reserved(store: Store, folder: str, now: float) -> float:

@@ -32,7 +32,7 @@ from rerank_jobs.ledger.tiers import choose_merge
 from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json, sha256_of_file
 from rerank_jobs.storage.store import iterate_numbered
 
-__all__ = ["Marker", "compact", "merge_all", "put_scores", "read_markers"]
+__all__ = ["Marker", "compact", "merge_all", "put_scores", "read_markers", "upgrade_library"]
 
 SORT_ROWS = 1_000_000
 """Scores that are sorted in memory at once, unless a single shard has more."""
@@ -97,6 +97,20 @@ def merge_all(store: Store, scorer: str) -> Library:
             _merge(store, scorer, library, library.files[:MERGED_AT_ONCE], folder)
             library = read_library(store, scorer)
         return library
+
+
+def upgrade_library(store: Store, scorer: str) -> None:
+    """Follow a library manifest of version 1, which named segments, by one that does not.
+
+    What it said of them is noted beside them first. Safe to repeat, to race and to be killed in.
+
+    Raises:
+        StateError: the manifest is damaged.
+
+    """
+    while (library := read_library(store, scorer)).old_segments:
+        _note_old_segments(store, scorer, library)
+        put_library(store, scorer, library, library.files)
 
 
 def read_markers(store: Store, run: str) -> list[Marker]:

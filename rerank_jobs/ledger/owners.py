@@ -8,7 +8,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_owner", "is_gone", "make_airflow_owner", "make_process_owner", "same_owner"]
+__all__ = [
+    "describe_owner",
+    "is_gone",
+    "is_here",
+    "make_airflow_owner",
+    "make_process_owner",
+    "same_owner",
+]
 
 
 def make_process_owner() -> dict[str, Any]:
@@ -50,6 +57,13 @@ def is_gone(owner: dict[str, Any]) -> bool:
     found = _start_time(pid)
     # Where /proc hides other users' processes, a signal that does nothing still finds them.
     return found != started if found is not None else not _exists(pid)
+
+
+def is_here(owner: dict[str, Any]) -> bool:
+    """Say whether an owner is surely alive: its process runs where this one can see it."""
+    if owner.get("kind") != "process" or is_gone(owner):
+        return False
+    return all(owner.get(name) == value for name, value in _place().items())
 
 
 def describe_owner(owner: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from rerank_jobs.errors import StateError
 from rerank_jobs.model import Outcome, Scored
 from rerank_jobs.storage import Put, Store
 
-__all__ = ["SegmentWriter", "decode_segment", "encode_segment", "segment_name"]
+__all__ = ["SegmentWriter", "decode_segment", "encode_segment", "seal_rows", "segment_name"]
 
 _NO_DIGEST = hashlib.sha256(b"rerank-jobs segment").hexdigest().encode()
 """Stands for the digest in the bytes that are digested."""
@@ -46,10 +46,18 @@ def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
 
 
 def _encode(packed: list[_Packed], plan_id: str) -> bytes:
-    schema = _blank_schema()
-    batch = _make_batch(packed, plan_id, schema)
+    return _seal(_make_batch(packed, plan_id, _blank_schema()))
+
+
+def seal_rows(rows: pa.Table) -> bytes:
+    """Return the segment of rows that ``decode_segment`` gave, changed or not."""
+    return _seal(rows.cast(_blank_schema()).combine_chunks().to_batches()[0])
+
+
+def _seal(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
     data = bytes(sink.getvalue())
     return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())

@@ -15,7 +15,7 @@ from uuid import uuid4
 from rerank_jobs import __version__
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import contract_versions
-from rerank_jobs.errors import StateError
+from rerank_jobs.errors import Busy, StateError
 from rerank_jobs.publish.gates import check_gates, check_guards
 from rerank_jobs.publish.generations import (
     Generation,
@@ -42,6 +42,7 @@ __all__ = [
     "Roots",
     "ShardPart",
     "find_published",
+    "publish_document",
     "publish_folder",
     "publish_plan",
     "restore_generation",
@@ -138,6 +139,33 @@ def restore_generation(
             return _land(roots, partition, keep, current, document, check)
         except Superseded:
             continue
+
+
+def publish_document(
+    job: Job,
+    roots: Roots,
+    current: Generation,
+    document: dict[str, Any],
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Generation:
+    """Publish files that lie under state as the generation after ``current``; no gate is asked.
+
+    ``document`` is its manifest, but for what every manifest says of itself.
+
+    Raises:
+        Busy: another process has published the partition meanwhile.
+        CommitUnknown: see ``commit``; nothing was deleted.
+
+    """
+    partition, keep = str(document["partition"]), job.publish.keep_generations
+    check()
+    try:
+        return _land(roots, partition, keep, current, {**document, **_sign()}, check)
+    except Superseded:
+        raise Busy(
+            f"partition {partition}: another process published it meanwhile: run again"
+        ) from None
 
 
 def _choose_retained(
