@@ -18,6 +18,7 @@ from typing import Any
 from rerank_jobs.config import Job, check_partition_key
 from rerank_jobs.errors import Busy
 from rerank_jobs.garbage import (
+    OLD_CLAIMS,
     Garbage,
     Limits,
     PartitionFacts,
@@ -95,7 +96,11 @@ def collect(
             continue
         strangers += _find_strangers(job, roots, facts)
         garbage = find_partition_garbage(facts, limits)
-        if delete and garbage:
+        if delete and all(item.kind == OLD_CLAIMS for item in garbage):
+            # Without a claim, which would be the next collection's garbage: nobody reads these.
+            for item in garbage:
+                roots.state.delete(item.name)
+        elif delete:
             try:
                 garbage = _clear_partition(roots, partition, limits)
             except Busy:

@@ -8,14 +8,13 @@ completed by the same command. What is erased is written down nowhere: manifests
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank_jobs.collecting import is_foreign
 from rerank_jobs.config import Job, check_partition_key
-from rerank_jobs.errors import Busy, StateError
-from rerank_jobs.ledger.claims import Claim, acquire, is_held
+from rerank_jobs.errors import StateError
+from rerank_jobs.ledger.claims import Claim, acquire
 from rerank_jobs.ledger.compaction import compact
 from rerank_jobs.ledger.library import list_scorers
 from rerank_jobs.ledger.masking import Masked, PairKeys, drop_scores, mask_segments
@@ -141,8 +140,6 @@ def _claim_plans(state: Store, seen: Sequence[Sighting], claims: contextlib.Exit
             plan = read_plan(state, sighting.partition, identity)
             for shard in plan.shards:
                 folder = run_folder(sighting.partition, identity, shard.number)
-                if is_held(state, folder, time.time()):
-                    raise Busy(f"{folder}: a run is at work on it: wait for it, then erase again")
                 claims.enter_context(acquire(state, folder, owner))
 
 

@@ -20,6 +20,7 @@ from rerank_jobs.publish.retention import name_sources, select_retained
 from rerank_jobs.storage import Entry
 
 __all__ = [
+    "OLD_CLAIMS",
     "Garbage",
     "LibraryFacts",
     "Limits",
@@ -28,6 +29,8 @@ __all__ = [
     "find_library_garbage",
     "find_partition_garbage",
 ]
+
+OLD_CLAIMS = "old claims"
 
 _HOLDING = re.compile(r"(?:\d{5}/)?(?:work\..+|part-.+|rejected-.+|done\.json)")
 """Files of a run that hold text, or that only an unfinished plan needs."""
@@ -249,7 +252,7 @@ def _find_claims(facts: PartitionFacts, limits: Limits) -> Iterator[Garbage]:
     newest = max((epoch for epoch, _ in epochs), default=0)
     for epoch, entry in epochs:
         if epoch < newest and entry.modified <= limits.latest:
-            yield Garbage("state", entry.name, entry.size, "old claims", "a newer claim stands")
+            yield Garbage("state", entry.name, entry.size, OLD_CLAIMS, "a newer claim stands")
 
 
 def _match(

@@ -37,14 +37,16 @@ LOG_COLUMNS = {
     "position": "position",
 }
 
+COLUMNS: dict[str, Any] = {
+    "long": LONG_COLUMNS,
+    "nested": NESTED_COLUMNS,
+    "search_log": LOG_COLUMNS,
+}
+
 
 def make_layout_job(folder: Path, layout: str, **parts: Any) -> Job:
     """Return a job of a layout that keeps a generation and has several shards."""
-    columns: dict[str, Any] = {
-        "long": LONG_COLUMNS,
-        "nested": NESTED_COLUMNS,
-        "search_log": LOG_COLUMNS,
-    }[layout]
+    columns = COLUMNS[layout]
     options = {
         "input": {"path": "candidates.parquet", "layout": layout, "columns": columns},
         "shards": {"rows_per_shard": 1000},
@@ -149,7 +151,9 @@ def _spell(table: pa.Table) -> bytes:
 def files_with(job: Job, *needles: bytes) -> list[str]:
     """Return the files in which any of the needles can be found."""
     return [
-        str(path) for path in kept_files(job) if any(one in read_everything(path) for one in needles)
+        str(path)
+        for path in kept_files(job)
+        if any(one in read_everything(path) for one in needles)
     ]
 
 
