@@ -10,36 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import mmap
-import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import MemoryStore, from_url
 
 from rerank_jobs.errors import JobError
+from rerank_jobs.storage.buckets import open_bucket, split_location
 from rerank_jobs.storage.failures import explain
 from rerank_jobs.storage.scratch import process_folder
 from rerank_jobs.storage.store import Entry, Put, sha256_of_file
 
-__all__ = ["SCHEMES", "ObjectStore"]
-
-SCHEMES = ("s3", "gs", "az", "memory")
-"""``memory://name`` lives as long as the process and is for tests."""
+__all__ = ["ObjectStore"]
 
 REQUEST_SECONDS = 60
 SLOWEST_BYTES_PER_SECOND = 1 << 20
-RETRY_SECONDS = 180
-"""How long one call is tried again; obstore signs once, so it must be under five minutes."""
-MAX_ATTEMPTS = 15
 BLOCK_BYTES = 16 << 20
 CONFLICT_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds between tries of a create that met a 409 and left nothing to be seen."""
@@ -67,8 +58,8 @@ class ObjectStore:
 
         """
         self.location = location
-        self._scheme, self._bucket, self._prefix = _split(location)
-        self._bucket_store = _open(self._scheme, self._bucket, REQUEST_SECONDS)
+        self._scheme, self._bucket, self._prefix = split_location(location)
+        self._bucket_store = open_bucket(self._scheme, self._bucket, REQUEST_SECONDS)
 
     def __repr__(self) -> str:
         """Show the location only."""
@@ -162,7 +153,7 @@ class ObjectStore:
         store = self._bucket_store
         if len(data) > REQUEST_SECONDS * SLOWEST_BYTES_PER_SECOND:
             seconds = len(data) // SLOWEST_BYTES_PER_SECOND
-            store = _open(self._scheme, self._bucket, REQUEST_SECONDS + seconds)
+            store = open_bucket(self._scheme, self._bucket, REQUEST_SECONDS + seconds)
         for pause in (*CONFLICT_PAUSES, None):
             try:
                 obstore.put(store, self._key(name), data, mode="create", use_multipart=False)
@@ -232,62 +223,6 @@ class ObjectStore:
             yield
         except (BaseError, OSError, ValueError) as error:
             raise explain(error, self.location, name, writing=writing) from None
-
-
-def _split(location: str) -> tuple[str, str, str]:
-    """Return (scheme, bucket, prefix)."""
-    scheme, _, rest = location.partition("://")
-    if any(mark in rest for mark in "@?#"):
-        raise JobError(
-            f"{scheme}://…: a location is scheme://bucket/folder only: keys and endpoints come from"
-            " the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)"
-        )
-    bucket, _, prefix = rest.rstrip("/").partition("/")
-    if not bucket:
-        raise JobError(f"{location}: names no bucket: write {scheme}://bucket/folder")
-    if any(part in {"", ".", ".."} for part in prefix.split("/")) and prefix:
-        raise JobError(f"{location}: leave out empty, '.' and '..' parts")
-    return scheme, bucket, prefix
-
-
-@functools.cache
-def _open_memory(bucket: str) -> MemoryStore:  # noqa: ARG001 - one store per name
-    return MemoryStore()
-
-
-def _open(scheme: str, bucket: str, seconds: int) -> Any:
-    """Return obstore's store of a whole bucket, whose requests may take ``seconds``."""
-    if scheme == "memory":
-        return _open_memory(bucket)
-    options: Any = {
-        "timeout": timedelta(seconds=seconds),
-        "connect_timeout": timedelta(seconds=10),
-        "allow_http": any(
-            os.environ.get(variable, "").startswith("http://")
-            for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-        ),
-    }
-    retries: Any = {
-        "max_retries": _read_attempts() - 1,
-        "retry_timeout": timedelta(seconds=RETRY_SECONDS),
-        "backoff": {
-            "init_backoff": timedelta(milliseconds=100),
-            "max_backoff": timedelta(seconds=15),
-            "base": 2.0,
-        },
-    }
-    try:
-        return from_url(f"{scheme}://{bucket}", client_options=options, retry_config=retries)
-    except (BaseError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        wanted = " (AZURE_STORAGE_ACCOUNT_NAME names it)" if scheme == "az" else ""
-        raise JobError(f"{scheme}://{bucket}: cannot be opened: {reason}{wanted}") from None
-
-
-def _read_attempts() -> int:
-    """Return ``AWS_MAX_ATTEMPTS``, which the SDKs know too, else ours."""
-    given = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return max(1, int(given)) if given.isdecimal() else MAX_ATTEMPTS
 
 
 def _map(source: Path) -> Any:

@@ -90,7 +90,8 @@ def open_store(location: str) -> Store:
         from rerank_jobs.storage.local import LocalStore
 
         return LocalStore(location)
-    from rerank_jobs.storage.objects import SCHEMES, ObjectStore
+    from rerank_jobs.storage.buckets import SCHEMES
+    from rerank_jobs.storage.objects import ObjectStore
 
     scheme = location.partition("://")[0]
     if scheme not in SCHEMES:
