@@ -17,6 +17,7 @@ from rerank_jobs.job_file import load_job
 
 MARKER = "marker"
 BUSY_TRIES = 400
+READ_PAUSE = 0.002  # leaves the runners their share of two cores
 PATIENCE = 120.0
 
 
@@ -53,7 +54,7 @@ def run_rounds(job_file: Path, rounds: int, barrier: Barrier, results: Queue[Ran
             except Busy:
                 busy += 1
                 if busy < BUSY_TRIES:
-                    time.sleep(random.uniform(0.02, 0.08))
+                    time.sleep(random.uniform(0.05, 0.25))
                     continue
                 errors.append("busy to the end")
             except RerankJobsError as error:
@@ -84,6 +85,7 @@ def read_on(job_file: Path, rows: int, least: int, stop: Event, results: Queue[S
             if "nothing is published" not in str(error) or newest:
                 seen.wrong.append(str(error))
             continue
+        time.sleep(READ_PAUSE)
         seen.reads += 1
         seen.generations.add(snapshot.generation)
         markers = set(table.column(MARKER).to_pylist())

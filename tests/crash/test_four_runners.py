@@ -36,7 +36,7 @@ def write_job(folder: Path, url: str) -> Path:
     """Write the job: several shards, a generation to go back to."""
     job = make_job_data(
         endpoint={"url": url, "requests_per_minute": 600_000},
-        shards={"rows_per_shard": 20},
+        shards={"rows_per_shard": 30},
     )
     path = folder / "race.yaml"
     path.write_text(yaml.safe_dump(job), encoding="utf-8")
