@@ -17,7 +17,7 @@ from rerank_jobs.job_file import load_job
 
 MARKER = "marker"
 BUSY_TRIES = 400
-READ_PAUSE = 0.002  # leaves the runners their share of two cores
+READ_PAUSE = 0.002  # between manifest and files, where a newer generation does harm if it can
 PATIENCE = 120.0
 
 
@@ -77,6 +77,7 @@ def read_on(job_file: Path, rows: int, least: int, stop: Event, results: Queue[S
     while not (stop.is_set() and seen.reads >= least) and time.monotonic() < end:
         try:
             snapshot = read_current(job)
+            time.sleep(READ_PAUSE)
             table = snapshot.to_table()
         except SnapshotGone:
             seen.replaced += 1
@@ -85,7 +86,6 @@ def read_on(job_file: Path, rows: int, least: int, stop: Event, results: Queue[S
             if "nothing is published" not in str(error) or newest:
                 seen.wrong.append(str(error))
             continue
-        time.sleep(READ_PAUSE)
         seen.reads += 1
         seen.generations.add(snapshot.generation)
         markers = set(table.column(MARKER).to_pylist())
