@@ -6,6 +6,8 @@ not land (``Superseded``: another generation stands there), or nobody knows (``C
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,16 @@ from rerank_jobs.errors import CommitUnknown, StateError
 from rerank_jobs.storage import Put, Store, read_json, seal_json
 from rerank_jobs.storage.store import iterate_numbered
 
-__all__ = ["Generation", "Part", "Superseded", "commit", "read_current", "read_generations"]
+__all__ = [
+    "Generation",
+    "Part",
+    "Superseded",
+    "commit",
+    "iterate_newest",
+    "manifest_name",
+    "read_current",
+    "read_generations",
+]
 
 
 class Superseded(Exception):
@@ -62,21 +73,29 @@ def read_generations(
 ) -> list[Generation]:
     """Return the generations of a partition, oldest first, without those whose manifest is damaged.
 
-    With ``newest`` only the last so many manifests are read.
+    With ``newest`` only the last so many are read.
 
     Raises:
         StateError: the current generation's manifest is damaged.
 
     """
+    return list(itertools.islice(iterate_newest(store, partition), newest))[::-1]
+
+
+def iterate_newest(store: Store, partition: str) -> Iterator[Generation]:
+    """Yield the generations from the current one backwards, each read when it is asked for.
+
+    Raises:
+        StateError: the current generation's manifest is damaged; an older one is left out.
+
+    """
     names = [name for _, name in iterate_numbered(store, f"{partition}/manifest", ".json")]
-    found = []
-    for name in names if newest is None else names[-newest:]:
+    for name in reversed(names):
         try:
-            found.append(_decode(name, read_json(store, name)))
+            yield _decode(name, read_json(store, name))
         except StateError:
             if name == names[-1]:
                 raise
-    return found
 
 
 def read_current(store: Store, partition: str) -> Generation | None:
@@ -86,10 +105,7 @@ def read_current(store: Store, partition: str) -> Generation | None:
         StateError: its manifest is damaged.
 
     """
-    numbered = list(iterate_numbered(store, f"{partition}/manifest", ".json"))
-    if not numbered:
-        return None
-    return _decode(numbered[-1][1], read_json(store, numbered[-1][1]))
+    return next(iterate_newest(store, partition), None)
 
 
 def commit(store: Store, partition: str, previous: int, document: dict[str, Any]) -> Generation:

@@ -28,10 +28,10 @@ from rerank_jobs.publish.generations import (
 from rerank_jobs.publish.leftovers import announce_copies, publish_folder, tidy
 from rerank_jobs.publish.orders import PublishOrder, Roots, ShardPart, add_statuses
 from rerank_jobs.publish.retention import (
+    check_source,
     find_damaged,
     is_mendable,
     is_retained,
-    is_whole,
     mend,
     place,
 )
@@ -171,15 +171,9 @@ def publish_document(
 def _choose_retained(
     state: Store, partition: str, generations: Sequence[Generation], number: int
 ) -> Generation:
-    """Return a generation whose state parts are there and whole."""
+    """Return a generation whose state parts are there."""
     for one in generations:
         if one.number == number and is_retained(state, one):
-            for part in (*one.parts, *one.rejected):
-                if part.source is None or not is_whole(state, part.source, part):
-                    raise StateError(
-                        f"{state.location}/{part.source}: damaged: generation {number} of partition"
-                        f" {partition} cannot be gone back to: nothing was changed"
-                    )
             return one
     there = [str(one.number) for one in generations[:-1] if is_retained(state, one)]
     raise StateError(
@@ -206,16 +200,30 @@ def _land(
     previous = current.number if current else 0
     parts = [Part(**part) for part in document["parts"]]
     rejected = [Part(**part) for part in document["rejected"]]
+    for part in (*parts, *rejected):
+        check_source(roots.state, part)  # before the first copy, so that a glob sees less of it
     announce_copies(roots.state, partition, previous + 1, parts, rejected)
     for store, items in ((roots.output, parts), (roots.rejected, rejected)):
         for part in items:
-            place(roots.state, part.source or "", store, part)
+            place(roots.state, store, part)
     check()
     generation = commit(roots.state, partition, previous, document)
-    mend(roots, generation)  # an owner that was taken over may have removed a copy as superseded
     check()
+    if current is not None:
+        _remove_superseded(roots, current, generation)
+    mend(roots, generation)  # an owner that was taken over may have removed a copy as superseded
     tidy(roots, partition, keep)
     return generation
+
+
+def _remove_superseded(roots: Roots, before: Generation, now: Generation) -> None:
+    """Remove at once what only the generation before names: a glob counts it twice till then."""
+    for store, old, new in (
+        (roots.output, before.parts, now.parts),
+        (roots.rejected, before.rejected, now.rejected),
+    ):
+        for name in sorted({part.name for part in old} - {part.name for part in new}):
+            store.delete(name)
 
 
 def _place(folder: str, part: Part, shard: int) -> Part:

@@ -6,7 +6,7 @@ of the ``keep`` before it stay; two generations may name one source, for it is n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rerank_jobs.errors import StateError
 from rerank_jobs.publish.generations import Generation, Part, read_generations
@@ -14,22 +14,17 @@ from rerank_jobs.publish.orders import Roots
 from rerank_jobs.storage import Put, Store, sha256_of_file
 
 __all__ = [
+    "check_source",
     "find_damaged",
-    "find_expired",
     "is_mendable",
     "is_retained",
     "is_whole",
+    "list_dead_parts",
     "mend",
     "name_kept",
     "name_sources",
     "place",
-    "select_retained",
 ]
-
-
-def select_retained(generations: Sequence[Generation], keep: int) -> Sequence[Generation]:
-    """Return the current generation and the ``keep`` before it, of all, oldest first."""
-    return generations[-(keep + 1) :]
 
 
 def name_sources(generations: Iterable[Generation]) -> set[str]:
@@ -43,28 +38,24 @@ def name_sources(generations: Iterable[Generation]) -> set[str]:
 
 
 def name_kept(state: Store, partition: str, keep: int) -> set[str]:
-    """Return the state parts of a partition that must stay: see ``select_retained``."""
+    """Return the state parts of the current generation and of the ``keep`` before it."""
     return name_sources(read_generations(state, partition, newest=keep + 1))
 
 
-def find_expired(
-    state: Store, partition: str, generations: Sequence[Generation], keep: int
-) -> list[str]:
-    """Return state parts that are there and that only generations out of retention name.
+def list_dead_parts(state: Store, partition: str, kept: set[str]) -> set[str]:
+    """Return state parts that are there, that are not ``kept``, and whose plan is not frozen.
 
-    What a retained generation names, or belongs to a plan that is frozen, is none of them.
+    Only what an earlier manifest names of them is surely superseded.
     """
-    kept = name_sources(select_retained(generations, keep))
     folder = f"{partition}/run/"
     plans = {entry.name.rpartition("/")[2] for entry in state.entries(f"{partition}/plan")}
-    named = {
-        source
-        for source in name_sources(generations) - kept
-        if f"{source.removeprefix(folder).partition('/')[0]}.json" not in plans
+    return {
+        entry.name
+        for entry in state.entries(folder.rstrip("/"))
+        if entry.name not in kept
+        and entry.name.rpartition("/")[2].startswith(("part-", "rejected-"))
+        and f"{entry.name.removeprefix(folder).partition('/')[0]}.json" not in plans
     }
-    if not named:
-        return []
-    return [entry.name for entry in state.entries(folder.rstrip("/")) if entry.name in named]
 
 
 def is_retained(state: Store, generation: Generation) -> bool:
@@ -119,25 +110,36 @@ def mend(roots: Roots, generation: Generation, *, deep: bool = False) -> list[st
                 f"{store.location}/{part.name}: gone or damaged, and so is its copy under state:"
                 " remove it and run the job again: it is made again from paid scores"
             )
-        place(roots.state, part.source, store, part, replace=True)
+        place(roots.state, store, part, replace=True)
         mended.append(part.name)
     return mended
 
 
-def place(state: Store, source: str, store: Store, part: Part, *, replace: bool = False) -> None:
+def check_source(state: Store, part: Part) -> None:
+    """Make sure that a part's copy under state is whole.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StateError: it is damaged.
+
+    """
+    path = state.fetch(part.source or part.name)
+    if path.stat().st_size != part.size or sha256_of_file(path) != part.sha256:
+        raise StateError(
+            f"{state.location}/{part.source}: a finished part is damaged: nothing was published;"
+            " run again"
+        )
+
+
+def place(state: Store, store: Store, part: Part, *, replace: bool = False) -> None:
     """Copy a part from state to where it is published; ``replace`` what stands there damaged.
 
     Raises:
-        FileNotFoundError: the source is gone.
-        StateError: the source is damaged, or another file stands in the way.
+        FileNotFoundError: its copy under state is gone.
+        StateError: another file stands in the way.
 
     """
-    path = state.fetch(source)
-    if sha256_of_file(path) != part.sha256:
-        raise StateError(
-            f"{state.location}/{source}: a finished part is damaged: nothing was published;"
-            " run again"
-        )
+    path = state.fetch(part.source or part.name)
     if store.put_file_if_absent(part.name, path) is not Put.OTHER:
         return
     if not replace:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_jobs.errors import SnapshotGone, StateError
+from rerank_jobs.errors import JobError, SnapshotGone, StateError
 from rerank_jobs.publish.generations import Generation, Part
 from rerank_jobs.publish.orders import Roots
 from rerank_jobs.storage import Store
@@ -46,7 +46,8 @@ class Snapshot:
 
         Raises:
             SnapshotGone: a file is gone, because a newer generation was published meanwhile.
-            StateError: a file's size or rows differ from the manifest.
+            StateError: a file's size or rows differ from the manifest, or it is damaged.
+            JobError: there is no such column.
 
         """
         tables = [self._read(part, columns) for part in self._parts]
@@ -58,25 +59,32 @@ class Snapshot:
 
     def _read(self, part: Part, columns: Sequence[str] | None) -> pa.Table:
         where = f"{self._store.location}/{part.name}"
+        damaged = StateError(f"{where}: damaged: rerank-jobs publish puts it back")
         try:
             path = self._store.fetch(part.name)
-            size = path.stat().st_size
-            if size == part.size:
-                with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                    table = file.read(columns=None if columns is None else list(columns))
+            if path.stat().st_size != part.size:
+                raise damaged
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                _check_columns(where, file.schema_arrow.names, columns)
+                table = file.read(columns=None if columns is None else list(columns))
         except FileNotFoundError:
             raise SnapshotGone(
                 f"{where}: gone: a newer generation than {self.generation} was published"
                 " meanwhile: read the current one again"
             ) from None
-        except pa.ArrowException:
-            raise StateError(f"{where}: damaged: rerank-jobs publish puts it back") from None
-        if size != part.size or table.num_rows != part.rows:
-            raise StateError(
-                f"{where}: its size or rows differ from the manifest of generation"
-                f" {self.generation}: rerank-jobs publish puts it back"
-            )
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise damaged from None  # a page whose checksum does not fit is an OSError too
+        if table.num_rows != part.rows:
+            raise damaged
         return table
+
+
+def _check_columns(where: str, names: list[str], columns: Sequence[str] | None) -> None:
+    unknown = sorted(set(columns or ()) - set(names))
+    if unknown:
+        raise JobError(f"{where}: no column {', '.join(unknown)}; there are {', '.join(names)}")
 
 
 def take_snapshot(roots: Roots, generation: Generation, *, retained: bool = False) -> Snapshot:

@@ -17,6 +17,7 @@ from rerank_jobs.job_file import load_job
 
 MARKER = "marker"
 BUSY_TRIES = 400
+READ_PAUSE = 0.002  # between manifest and files, where a newer generation does harm if it can
 PATIENCE = 120.0
 
 
@@ -53,7 +54,7 @@ def run_rounds(job_file: Path, rounds: int, barrier: Barrier, results: Queue[Ran
             except Busy:
                 busy += 1
                 if busy < BUSY_TRIES:
-                    time.sleep(random.uniform(0.02, 0.08))
+                    time.sleep(random.uniform(0.05, 0.25))
                     continue
                 errors.append("busy to the end")
             except RerankJobsError as error:
@@ -76,6 +77,7 @@ def read_on(job_file: Path, rows: int, least: int, stop: Event, results: Queue[S
     while not (stop.is_set() and seen.reads >= least) and time.monotonic() < end:
         try:
             snapshot = read_current(job)
+            time.sleep(READ_PAUSE)
             table = snapshot.to_table()
         except SnapshotGone:
             seen.replaced += 1

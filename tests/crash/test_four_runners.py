@@ -36,7 +36,7 @@ def write_job(folder: Path, url: str) -> Path:
     """Write the job: several shards, a generation to go back to."""
     job = make_job_data(
         endpoint={"url": url, "requests_per_minute": 600_000},
-        shards={"rows_per_shard": 20},
+        shards={"rows_per_shard": 30},
     )
     path = folder / "race.yaml"
     path.write_text(yaml.safe_dump(job), encoding="utf-8")
@@ -78,8 +78,9 @@ def test_four_runners_make_one_generation_a_round_and_pay_for_one_run(tmp_path: 
             for process in processes:
                 process.join(timeout=5)
                 process.kill()
+    seconds, busy = time.monotonic() - started, sum(one.busy for one in found)
     print(
-        f"{time.monotonic() - started:.0f} s: {ROUNDS} rounds of {RUNNERS} runners: {sum(one.busy for one in found)} times busy;"
+        f"{ROUNDS} rounds of {RUNNERS} runners in {seconds:.0f} s, {busy} times busy;"
         f" {seen.reads:,} reads of {len(seen.generations)} generations, {seen.replaced} replaced"
         f" while read, {seen.hashed:,} files hashed, {len(seen.wrong)} mixed or invalid"
     )

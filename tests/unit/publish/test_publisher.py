@@ -115,7 +115,7 @@ def test_a_crash_between_commit_and_tidying_is_healed_by_the_next_run(
         raise RuntimeError("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publisher, "tidy", die)
+        patch.setattr(publisher, "_remove_superseded", die)
         with pytest.raises(RuntimeError):
             publish_plan(job, roots, make_order(roots, PLAN_B, b"new"))
     current = read_current(roots.state, PARTITION)

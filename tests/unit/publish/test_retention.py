@@ -10,14 +10,14 @@ from rerank_jobs.config import Job
 from rerank_jobs.errors import CommitUnknown, StateError
 from rerank_jobs.publish import publisher
 from rerank_jobs.publish.generations import Generation, read_current, read_generations
-from rerank_jobs.publish.leftovers import UNSETTLED_SECONDS, announce_copies, tidy
+from rerank_jobs.publish.leftovers import UNSETTLED_SECONDS, announce_copies, find_leftovers, tidy
 from rerank_jobs.publish.publisher import (
     Roots,
     find_published,
     publish_plan,
     restore_generation,
 )
-from rerank_jobs.publish.retention import find_expired, is_retained, mend, name_kept
+from rerank_jobs.publish.retention import is_retained, mend, name_kept
 from rerank_jobs.storage import seal_json
 from tests.unit.publish.kit import PARTITION, make_order, make_roots, publishing_job, snapshot
 
@@ -92,8 +92,8 @@ def test_a_part_of_a_live_plan_is_not_removed(roots: Roots, job: Job) -> None:
         publish(job, roots, letter)
     assert kept(roots) == [b"a", b"c", b"d"]
     roots.state.delete(f"{PARTITION}/plan/{'a' * 32}.json")
-    generations = read_generations(roots.state, PARTITION)
-    assert len(find_expired(roots.state, PARTITION, generations, 1)) == 1
+    ((store, name),) = find_leftovers(roots, PARTITION, 1)
+    assert store.read(name) == b"a"
 
 
 def test_a_commit_of_unknown_outcome_removes_no_state_part(
@@ -174,12 +174,12 @@ def test_a_generation_that_is_not_retained_is_refused_with_those_that_are(
 
 
 def test_a_damaged_state_part_is_not_gone_back_to(roots: Roots, job: Job) -> None:
-    """Every part is checked by its digest before the first one is copied."""
+    """Every part is checked by its digest before the first one is copied or announced."""
     first = publish(job, roots, "a", b"one", b"two")
     publish(job, roots, "b")
     roots.state.put(first.parts[1].source or "", b"tw0")
     before = snapshot(roots.output.location, roots.state.location)
-    with pytest.raises(StateError, match=r"damaged: generation 1 .* nothing was changed"):
+    with pytest.raises(StateError, match="a finished part is damaged: nothing was published"):
         restore_generation(job, roots, PARTITION, 1)
     assert snapshot(roots.output.location, roots.state.location) == before
 
