@@ -89,7 +89,8 @@ def collect(
     foreign: list[str] = []
     strangers: list[str] = []
     for partition in list_partitions(roots.state) if partitions is None else partitions:
-        check_partition_key(partition)
+        if partitions is not None:
+            check_partition_key(partition)
         facts = read_partition(roots, partition, limits)
         if is_foreign(job, facts.generations):
             foreign.append(partition)

@@ -27,6 +27,7 @@ from rerank_jobs.publish.leftovers import UNSETTLED_SECONDS, publish_folder, tid
 from rerank_jobs.publish.publisher import Roots, publish_document
 from rerank_jobs.publish.retention import name_sources
 from rerank_jobs.rewriting import rewrite_generation
+from rerank_jobs.runs import IMPORTS
 from rerank_jobs.sightings import Sighting, find_sightings
 from rerank_jobs.storage import Store, find_stale_scratch
 from rerank_jobs.survey import list_partitions
@@ -69,8 +70,8 @@ def erase(
 ) -> Erased:
     """Erase queries or documents from a job's partitions, or only say what that would touch.
 
-    Without ``partitions`` from all of them. The library is shared, and is always cleaned. Nothing
-    is sent, and an unchanged input does not bring anything back; a changed one does, unless it is
+    Without ``partitions`` from all of them. The library and what was imported are shared, and are
+    always cleaned. Nothing is sent, and an unchanged input does not bring anything back; a changed one does, unless it is
     clean.
 
     Raises:
@@ -120,8 +121,9 @@ def _choose(
     """Return this job's partitions of those that are asked for, and another's."""
     chosen: list[str] = []
     foreign: list[str] = []
-    for partition in list_partitions(state) if partitions is None else partitions:
+    for partition in partitions or ():
         check_partition_key(partition)
+    for partition in list_partitions(state) if partitions is None else (*partitions, IMPORTS):
         one = read_generations(state, partition, newest=1)
         (foreign if is_foreign(job, one) else chosen).append(partition)
     return chosen, tuple(foreign)

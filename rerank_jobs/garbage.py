@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from rerank_jobs.ledger.spending import CLOCK_SLACK_SECONDS
 from rerank_jobs.publish.generations import Generation
-from rerank_jobs.publish.retention import name_sources, select_retained
+from rerank_jobs.publish.retention import name_sources
 from rerank_jobs.storage import Entry
 
 __all__ = [
@@ -132,7 +132,7 @@ class LibraryFacts:
 def find_partition_garbage(facts: PartitionFacts, limits: Limits) -> list[Garbage]:
     """Return what of a partition can go, each name once, in the order in which it may go."""
     found: dict[tuple[str, str], Garbage] = {}
-    kept = name_sources(select_retained(facts.generations, limits.keep_generations))
+    kept = name_sources(facts.generations[-(limits.keep_generations + 1) :])
     runs = _group_runs(facts)
     for identity in sorted({*runs, *facts.plans} - facts.held):
         for item in _find_in_run(facts, identity, runs.get(identity, []), kept, limits):
@@ -190,8 +190,10 @@ def _find_in_run(
         for entry in own:
             yield Garbage("state", entry.name, entry.size, kind, reason, identity)
     run = f"{facts.partition}/run/{identity}/"
-    order = ("done.json", "part-", "rejected-", "work.")
-    for start in order:
+    manifests = sum("/manifest/" in entry.name for entry in facts.entries)
+    # What a damaged manifest names nobody knows: it may be mended, and its parts are kept for that.
+    parts = ("part-", "rejected-") if manifests == len(facts.generations) else ()
+    for start in ("done.json", *parts, "work."):
         for entry in entries:
             rest = entry.name.removeprefix(run)
             mine = _HOLDING.fullmatch(rest) and rest.rpartition("/")[2].startswith(start)

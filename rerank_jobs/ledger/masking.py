@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rerank_jobs.ledger.compaction import put_scores
 from rerank_jobs.ledger.library import LibraryFile, fetch_library, put_library, read_library
 from rerank_jobs.ledger.loading import list_segments
-from rerank_jobs.ledger.segments import decode_segment, seal_rows
+from rerank_jobs.ledger.segments import decode_segment, encode_rows
 from rerank_jobs.ledger.sorted_scores import write_scores
 from rerank_jobs.storage import Store, scratch_folder
 
@@ -82,7 +82,8 @@ def mask_segments(store: Store, folder: str, keys: PairKeys, *, write: bool) -> 
         if pairs:
             total = total.plus(Masked(1, pairs))
             if write:
-                store.replace(name, seal_rows(pa.Table.from_pylist(values, schema=rows.schema)))
+                batch = pa.RecordBatch.from_pylist(values, schema=rows.schema)
+                store.replace(name, encode_rows(batch))
     return total
 
 

@@ -29,7 +29,7 @@ from rerank_jobs.errors import StateError
 from rerank_jobs.model import Outcome, Scored
 from rerank_jobs.storage import Put, Store
 
-__all__ = ["SegmentWriter", "decode_segment", "encode_segment", "seal_rows", "segment_name"]
+__all__ = ["SegmentWriter", "decode_segment", "encode_rows", "encode_segment", "segment_name"]
 
 _NO_DIGEST = hashlib.sha256(b"rerank-jobs segment").hexdigest().encode()
 """Stands for the digest in the bytes that are digested."""
@@ -46,15 +46,13 @@ def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
 
 
 def _encode(packed: list[_Packed], plan_id: str) -> bytes:
-    return _seal(_make_batch(packed, plan_id, _blank_schema()))
+    return encode_rows(_make_batch(packed, plan_id, _blank_schema()))
 
 
-def seal_rows(rows: pa.Table) -> bytes:
-    """Return the segment of rows that ``decode_segment`` gave, changed or not."""
-    return _seal(rows.cast(_blank_schema()).combine_chunks().to_batches()[0])
-
-
-def _seal(batch: pa.RecordBatch) -> bytes:
+def encode_rows(rows: pa.RecordBatch) -> bytes:
+    """Return the Arrow IPC file of rows of the contract ``ledger``."""
+    schema = _blank_schema()
+    batch = rows.replace_schema_metadata(schema.metadata)
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
