@@ -58,6 +58,16 @@ class Collection:
     foreign: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
 
+    def plus(self, other: Collection) -> Collection:
+        """Add up what was found in two places."""
+        return Collection(
+            self.garbage + other.garbage,
+            self.deleted,
+            self.busy + other.busy,
+            self.foreign + other.foreign,
+            self.strangers + other.strangers,
+        )
+
 
 def collect(
     job: Job,
@@ -84,34 +94,39 @@ def collect(
     if delete:
         prepare_state(roots.state)
     limits = Limits(now, grace, keep, job.publish.keep_generations)
-    found: list[Garbage] = []
-    busy: list[str] = []
-    foreign: list[str] = []
-    strangers: list[str] = []
+    collection = Collection((), delete)
+    for partition in partitions or ():
+        check_partition_key(partition)
     for partition in list_partitions(roots.state) if partitions is None else partitions:
-        if partitions is not None:
-            check_partition_key(partition)
-        facts = read_partition(roots, partition, limits)
-        if is_foreign(job, facts.generations):
-            foreign.append(partition)
-            continue
-        strangers += _find_strangers(job, roots, facts)
-        garbage = find_partition_garbage(facts, limits)
-        if delete and all(item.kind == OLD_CLAIMS for item in garbage):
-            # Without a claim, which would be the next collection's garbage: nobody reads these.
-            for item in garbage:
-                roots.state.delete(item.name)
-        elif delete:
-            try:
-                garbage = _clear_partition(roots, partition, limits)
-            except Busy:
-                busy.append(partition)
-                continue
-        found += garbage
+        found = _collect_partition(job, roots, partition, limits, delete=delete)
+        collection = collection.plus(found)
     if partitions is None:
-        found += _collect_libraries(roots.state, limits, delete=delete)
-        found += _collect_temporary(roots, limits, delete=delete)
-    return Collection(tuple(found), delete, tuple(busy), tuple(foreign), tuple(strangers))
+        rest = [
+            *_collect_libraries(roots.state, limits, delete=delete),
+            *_collect_temporary(roots, limits, delete=delete),
+        ]
+        collection = collection.plus(Collection(tuple(rest), delete))
+    return collection
+
+
+def _collect_partition(
+    job: Job, roots: Roots, partition: str, limits: Limits, *, delete: bool
+) -> Collection:
+    facts = read_partition(roots, partition, limits)
+    if is_foreign(job, facts.generations):
+        return Collection((), delete, foreign=(partition,))
+    strangers = tuple(_find_strangers(job, roots, facts))
+    garbage = find_partition_garbage(facts, limits)
+    if delete and all(item.kind == OLD_CLAIMS for item in garbage):
+        # Without a claim, which would be the next collection's garbage: nobody reads these.
+        for item in garbage:
+            roots.state.delete(item.name)
+    elif delete:
+        try:
+            garbage = _clear_partition(roots, partition, limits)
+        except Busy:
+            return Collection((), delete, busy=(partition,), strangers=strangers)
+    return Collection(tuple(garbage), delete, strangers=strangers)
 
 
 def is_foreign(job: Job, generations: Sequence[Generation]) -> bool:

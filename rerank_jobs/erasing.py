@@ -71,8 +71,8 @@ def erase(
     """Erase queries or documents from a job's partitions, or only say what that would touch.
 
     Without ``partitions`` from all of them. The library and what was imported are shared, and are
-    always cleaned. Nothing is sent, and an unchanged input does not bring anything back; a changed one does, unless it is
-    clean.
+    always cleaned. Nothing is sent. An unchanged input does not bring anything back, for it counts
+    as published; a changed one does, unless it is clean.
 
     Raises:
         Busy: a live owner works on what would go; nothing was changed in its partition.
