@@ -197,10 +197,10 @@ def _clear_run(
 
 def _collect_libraries(state: Store, limits: Limits, *, delete: bool) -> Iterator[Garbage]:
     for scorer in list_scorers(state):
-        for item in find_library_garbage(read_library_facts(state, scorer), limits):
+        for item in find_library_garbage(read_library_facts(state, scorer, limits), limits):
             if delete:
-                facts = read_library_facts(state, scorer)  # a compaction may name it by now
-                if item.name in facts.files or item.name == facts.manifest:
+                # A compaction may have named it by now.
+                if item.name in read_library_facts(state, scorer, limits).reached:
                     continue
                 state.delete(item.name)
             yield item

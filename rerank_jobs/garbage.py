@@ -122,11 +122,14 @@ class PartitionFacts:
 
 @dataclass(frozen=True, slots=True)
 class LibraryFacts:
-    """A scorer's library: all files of its folder, the newest manifest and what that names."""
+    """A scorer's library: all files of its folder, and what its manifests reach.
+
+    ``reached`` are the manifests that were the newest at any time within the grace, and the files
+    that they name: who read one of these may still be at work.
+    """
 
     entries: Sequence[Entry]
-    manifest: str | None
-    files: frozenset[str]
+    reached: frozenset[str]
 
 
 def find_partition_garbage(facts: PartitionFacts, limits: Limits) -> list[Garbage]:
@@ -149,13 +152,12 @@ def find_partition_garbage(facts: PartitionFacts, limits: Limits) -> list[Garbag
 
 
 def find_library_garbage(facts: LibraryFacts, limits: Limits) -> list[Garbage]:
-    """Return files and manifests of a library that its newest manifest does not reach."""
+    """Return files and manifests of a library that nobody reaches since the grace began."""
     return [
-        Garbage("state", entry.name, entry.size, "library", "the newest manifest does not name it")
+        Garbage("state", entry.name, entry.size, "library", "the newest manifest does not reach it")
         for entry in facts.entries
         if entry.modified <= limits.latest
-        and entry.name not in facts.files
-        and entry.name != facts.manifest
+        and entry.name not in facts.reached
         and re.fullmatch(r"library/[^/]+/(scores-.+\.parquet|manifest/\d+\.json)", entry.name)
     ]
 

@@ -16,6 +16,7 @@ from rerank_jobs.publish.generations import read_generations
 from rerank_jobs.publish.leftovers import find_leftovers
 from rerank_jobs.publish.publisher import Roots, find_published
 from rerank_jobs.storage import Entry, Store, read_json
+from rerank_jobs.storage.store import iterate_numbered
 
 __all__ = ["list_partitions", "name_roots", "read_library_facts", "read_partition"]
 
@@ -135,12 +136,18 @@ def name_roots(roots: Roots) -> tuple[tuple[str, Store], ...]:
     return (("output", roots.output), ("rejected", roots.rejected), ("state", roots.state))
 
 
-def read_library_facts(state: Store, scorer: str) -> LibraryFacts:
+def read_library_facts(state: Store, scorer: str, limits: Limits) -> LibraryFacts:
     """Read what the rule needs to know of a scorer's library."""
     entries = state.entries(f"library/{scorer}")
-    try:
-        library = read_library(state, scorer)
-    except StateError:
-        return LibraryFacts((), None, frozenset())  # nothing goes while nobody can tell
-    manifest = f"library/{scorer}/manifest/{library.number:020d}.json" if library.number else None
-    return LibraryFacts(entries, manifest, frozenset(file.name for file in library.files))
+    dates = {entry.name: entry.modified for entry in entries}
+    manifests = list(iterate_numbered(state, f"library/{scorer}/manifest", ".json"))
+    reached: set[str] = set()
+    for _, name in reversed(manifests):
+        reached.add(name)
+        try:
+            reached.update(item["name"] for item in read_json(state, name)["files"])
+        except (StateError, FileNotFoundError, KeyError, TypeError):
+            return LibraryFacts((), frozenset())  # nothing goes while nobody can tell
+        if dates.get(name, limits.now) <= limits.latest:
+            break  # the grace began under this one
+    return LibraryFacts(entries, frozenset(reached))

@@ -76,6 +76,8 @@ def compact(store: Store, scorer: str, run: str, plan_id: str, *, again: bool = 
         path, segments, ignored = _write_run(store, plan_id, fresh, folder)
         file = put_scores(store, scorer, path) if path is not None else None
         library = _add_file(store, scorer, file)
+        if file is not None and path is not None:
+            _make_sure(store, scorer, file, path)
         marker = Marker(scorer, library.identity, library.number, segments, ignored)
         _put_marker(store, run, marker)
         with contextlib.suppress(StateError):  # planning tells of damage; what is paid stands in it
@@ -251,14 +253,21 @@ def _merge(
     path = folder / "merged.parquet"
     merge_sorted(fetch_library(store, part), path)
     merged = put_scores(store, scorer, path)
-    path.unlink()
     while True:
         library = read_library(store, scorer)
         if not set(old) <= set(library.files):
-            return
+            break
         kept = [file for file in library.files if file not in old and file.name != merged.name]
         if put_library(store, scorer, library, [*kept, merged]) is not None:
-            return
+            _make_sure(store, scorer, merged, path)
+            break
+    path.unlink()
+
+
+def _make_sure(store: Store, scorer: str, file: LibraryFile, path: Path) -> None:
+    """Put a file again that went after it was put: an older one of its name may be garbage."""
+    if not store.exists(file.name):
+        put_scores(store, scorer, path)
 
 
 def _put_marker(store: Store, run: str, marker: Marker) -> None:

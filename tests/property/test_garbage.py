@@ -300,10 +300,10 @@ def run_machine(examples: int, steps: int) -> None:
 
 def test_nothing_that_can_be_reached_is_deleted() -> None:
     """After any history every reachable file is whole, and no pair was paid twice."""
-    run_machine(2, 8)
+    run_machine(1, 6)
 
 
 @pytest.mark.slow
 def test_nothing_that_can_be_reached_is_deleted_in_many_histories() -> None:
     """The same, over longer histories and more of them."""
-    run_machine(60, 25)
+    run_machine(40, 25)
