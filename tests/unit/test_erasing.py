@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from rerank_jobs.collecting import collect
 from rerank_jobs.config import Job
 from rerank_jobs.erasing import erase
 from rerank_jobs.errors import Busy, JobError, StateError
@@ -38,6 +39,7 @@ from tests.unit.erasure_kit import (
     make_canary_rows,
     make_layout_job,
     put_input,
+    read_everything,
     spread_canaries,
 )
 
@@ -291,3 +293,42 @@ def test_an_erased_part_has_the_schema_of_the_others(take: Callable[[str], Job])
     erase(job, DOCUMENT_WANTED, write=True)
     (after,) = [pq.read_schema(path) for path in Path(job.output_root).glob("*.parquet")]
     assert after.equals(before)
+
+
+@pytest.mark.slow
+def test_in_a_bucket_it_is_found_nowhere_either(tmp_path: Path) -> None:
+    """Erasing and collecting work on object stores: no object holds the query or its key."""
+    name = tmp_path.parent.name + tmp_path.name
+    job = make_layout_job(
+        tmp_path,
+        "long",
+        output={"path": f"memory://{name}/out"},
+        state={"path": f"memory://{name}/state"},
+    )
+    for seed in (1, 2):
+        put_input(job, make_canary_rows(seed))
+        run_partition(job)
+    put_input(job, make_canary_rows(3))
+    assert plan_partition(job).plan is not None
+    put_input(job, make_canary_rows(2))
+    roots = open_roots(job)
+    needles = needles_of(job, QUERY_WANTED)
+
+    def search() -> list[str]:
+        found = []
+        for store in (roots.output, roots.rejected, roots.state):
+            for entry in store.entries():
+                path = tmp_path / f"copy{Path(entry.name).suffix}"
+                path.write_bytes(store.read(entry.name))
+                if any(needle in read_everything(path) for needle in needles):
+                    found.append(entry.name)
+        return found
+
+    assert len(search()) >= 8
+    assert collect(job, grace=0.0, delete=True).garbage
+    erase(job, QUERY_WANTED, write=True)
+    assert search() == []
+    current = read_current(roots.state, "_all")
+    assert current is not None
+    assert verify_generation(job, roots, current).problems == ()
+    assert run_partition(job).totals.requests == 0
