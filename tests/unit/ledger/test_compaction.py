@@ -226,6 +226,24 @@ def test_a_marker_names_what_stands_in_the_library(tmp_path: Path) -> None:
     assert len(read_library(store, SCORER).files) == 1
 
 
+def test_a_torn_segment_is_tried_again_only_when_asked(tmp_path: Path) -> None:
+    """Planning does not read it each time; ``again`` does, and finds it once it is restored."""
+    store = LocalStore(str(tmp_path))
+    pay(store, 1, range(2))
+    (name,) = [entry.name for entry in store.entries() if "/seg/" in entry.name]
+    whole = store.read(name)
+    store.put(name, whole[:-9])
+    assert add(store, 1) == 0
+    before = store.entries()
+    for again in (False, True):
+        assert compact(store, SCORER, run_of(1), plan_of(1), again=again) == 0
+        assert store.entries() == before
+    store.put(name, whole)
+    assert add(store, 1) == 0
+    assert compact(store, SCORER, run_of(1), plan_of(1), again=True) == 6
+    assert read_all(store) == dict.fromkeys(range(2), 0.1)
+
+
 def test_a_new_library_does_not_trust_markers_of_an_old_one(tmp_path: Path) -> None:
     """Whoever removes a library gets its scores back from the segments."""
     store = LocalStore(str(tmp_path))

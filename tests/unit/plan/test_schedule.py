@@ -132,7 +132,7 @@ def test_a_library_file_that_goes_while_it_is_read_is_told(tmp_path: Path) -> No
     """The table is not blamed for it: to run again finds the newer library."""
     gone = f"{tmp_path}/library/{'a' * 32}/scores-0123456789abcdef.parquet"
     library = f"SELECT * FROM read_parquet('{gone}')"
-    with pytest.raises(StateError, match="score library was removed or damaged .* run again"):
+    with pytest.raises(StateError, match=r"score library was removed or damaged .* run again"):
         build(tmp_path, make_rows(2, 3), {"library": library})
 
 
