@@ -31,7 +31,7 @@ Capture = pytest.CaptureFixture[str]
 
 COMMANDS = (
     *("run", "plan", "publish", "paths", "verify", "evaluate", "doctor"),
-    *("serve", "init", "demo"),
+    *("serve", "init", "demo", "gc", "erase"),
 )
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from rerank_jobs import embedded
+from rerank_jobs import embedded, publishing
 from rerank_jobs.collecting import collect
 from rerank_jobs.endpoint.app import create_app
 from rerank_jobs.erasing import erase
@@ -41,7 +41,7 @@ from rerank_jobs.publish.generations import read_generations
 from rerank_jobs.publish.retention import is_retained
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.publishing import restore_partition
-from rerank_jobs.storage import LocalStore, read_json, sha256_of_file
+from rerank_jobs.storage import LocalStore, read_json, seal_json, sha256_of_file
 from rerank_jobs.tables.matching import Wanted
 from rerank_jobs.upkeep import compact_unfinished
 from tests.builders import make_job, make_rows, write_rows
@@ -132,6 +132,34 @@ class Collecting(RuleBasedStateMachine):
 
         with contextlib.suppress(Stopped):
             score_partition_shard(self.job, plan, 0, observe=end)
+        self.check_paid_once()
+
+    @rule(seed=st.integers(0, 2), other=st.integers(0, 2))
+    @precondition(lambda self: self.claim is None)
+    def abandon(self, seed: int, other: int) -> None:
+        """Score a part of a table's plan, and turn to another table a day later."""
+        self.change_input(seed)
+        self.score_and_stop()
+        for entry in self.state.entries("_all/plan"):
+            plan = read_json(self.state, entry.name)
+            made = datetime.fromisoformat(plan["created_at"]) - timedelta(days=1)
+            self.state.replace(entry.name, seal_json({**plan, "created_at": made.isoformat()}))
+            os.utime(self.state.fetch(entry.name), (entry.modified, entry.modified))
+        self.waiting = None
+        self.change_input(other)
+        self.plan()
+
+    @rule(seed=st.integers(0, 2))
+    @precondition(lambda self: self.claim is None)
+    def die_before_retiring(self, seed: int) -> None:
+        """Publish, and die before what the plan alone needed is cleared away."""
+        self.change_input(seed)
+        with (
+            mock.patch.object(publishing, "retire_plan", side_effect=Stopped("as if killed")),
+            contextlib.suppress(Stopped),
+        ):
+            run_partition(self.job)
+        self.waiting = None
         self.check_paid_once()
 
     @rule()

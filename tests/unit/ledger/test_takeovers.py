@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 from collections.abc import Callable
@@ -163,6 +162,15 @@ def test_a_hidden_process_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch)
 # Two owners with automatic retries.
 
 
+class Clock:
+    """Seconds that pass only when the race says so."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @dataclass
 class Runner:
     """A runner that tries again whatever happens; it beats and checks unless it is stalled."""
@@ -205,20 +213,20 @@ def race(
     store: LocalStore, seed: int, stalls: dict[int, list[tuple[float, float]]]
 ) -> tuple[list[Runner], int]:
     """Let two owners work for two hours on one shard; return them and the sessions that ended."""
-    draw = random.Random(seed)
+    draw, clock = random.Random(seed), Clock()
     runners = [Runner(owner, draw.uniform(1, 15)) for owner in (ALICE, BOB)]
-    now, ended = NOW, 0
-    while now < NOW + 7_200:
+    ended = 0
+    while clock.now < NOW + 7_200:
         for number, runner in enumerate(runners):
-            due = [length for start, length in stalls.get(number, []) if start <= now - NOW]
-            for length in due:
-                runner.stalled_until = now + length
-                stalls[number] = [s for s in stalls[number] if s[0] > now - NOW]
-            if runner.next_act <= now and runner.stalled_until <= now:
+            due = [one for one in stalls.get(number, []) if one[0] <= clock.now - NOW]
+            for start, length in due:
+                runner.stalled_until = clock.now + length
+                stalls[number].remove((start, length))
+            if runner.next_act <= clock.now and runner.stalled_until <= clock.now:
                 held = runner.claim is not None
-                runner.act(store, functools.partial(float, now), need=300.0)
-                ended += held and runner.claim is None and (runner.fenced[-1:] != [now])
-        now += 1.0
+                runner.act(store, clock, need=300.0)
+                ended += held and runner.claim is None and runner.fenced[-1:] != [clock.now]
+        clock.now += 1.0
     return runners, ended
 
 
