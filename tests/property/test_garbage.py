@@ -334,4 +334,4 @@ def test_nothing_that_can_be_reached_is_deleted() -> None:
 @pytest.mark.slow
 def test_nothing_that_can_be_reached_is_deleted_in_many_histories() -> None:
     """The same, over longer histories and more of them."""
-    run_machine(40, 25)
+    run_machine(30, 20)

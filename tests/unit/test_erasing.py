@@ -87,13 +87,15 @@ def needles_of(job: Job, wanted: Wanted) -> list[bytes]:
     return [*query, DOCUMENT.encode(), *document]
 
 
-def check_erased(job: Job, wanted: Wanted) -> None:
+def check_erased(job: Job, wanted: Wanted, *, rerun: bool = True) -> None:
     """Check that nothing is found, that the table verifies and that a rerun sends nothing."""
     assert files_with(job, *needles_of(job, wanted)) == []
     roots = open_roots(job)
     current = read_current(roots.state, "_all")
     assert current is not None
     assert verify_generation(job, roots, current).problems == ()
+    if not rerun:
+        return
     again = run_partition(job)
     assert again.totals.requests == 0
     assert again.generation is not None
@@ -187,11 +189,12 @@ def test_an_erasure_that_was_killed_anywhere_is_completed_by_the_next(
             except Killed:
                 pass
         erase(job, QUERY_WANTED, write=True)
-        check_erased(job, QUERY_WANTED)
+        check_erased(job, QUERY_WANTED, rerun=finished or call % 10 == 0)
     print(f"{call - 1} changes, died at each")
     assert call > 20
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_erased_stay_as_they_were(take: Callable[[str], Job]) -> None:
     """Of other groups every value is the same; money and replies in the ledger too."""
     job = take("long")
@@ -224,6 +227,7 @@ def test_lists_close_up_where_a_document_is_erased(take: Callable[[str], Job]) -
         assert [one["rerank_score"] for one in results] == [one["rerank_score"] for one in former]
 
 
+@pytest.mark.slow
 def test_generations_that_held_it_cannot_be_gone_back_to(take: Callable[[str], Job]) -> None:
     """Only the new generation's parts are left; the earlier manifests stay as history."""
     job = take("long")
@@ -235,6 +239,7 @@ def test_generations_that_held_it_cannot_be_gone_back_to(take: Callable[[str], J
     assert generations[-1].plan_id == generations[-2].plan_id
 
 
+@pytest.mark.slow
 def test_erasing_what_is_nowhere_changes_nothing(take: Callable[[str], Job]) -> None:
     """An id that no file holds touches no partition, and a second erasure none either."""
     job = take("long")
