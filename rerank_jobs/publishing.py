@@ -26,7 +26,7 @@ from rerank_jobs.publish.publisher import (
 )
 from rerank_jobs.publish.retention import find_damaged, mend
 from rerank_jobs.storage import Store
-from rerank_jobs.upkeep import add_up_spent, retire_plan
+from rerank_jobs.upkeep import add_up_spent, check_state, prepare_state, retire_plan
 
 __all__ = [
     "Published",
@@ -133,6 +133,8 @@ def publish_newest(job: Job, partition: str, *, owner: dict[str, Any] | None = N
     """
     check_partition_key(partition)
     roots, owner = open_roots(job), owner or make_process_owner()
+    if check_state(roots.state) is not None:
+        prepare_state(roots.state)
     current = read_current(roots.state, partition)
     waiting = _list_waiting(roots.state, partition, current)
     for plan in waiting:
@@ -194,6 +196,8 @@ def restore_partition(
     """
     check_partition_key(partition)
     roots, owner = open_roots(job), owner or make_process_owner()
+    if check_state(roots.state) is not None:
+        prepare_state(roots.state)
     with acquire(roots.state, publish_folder(partition), owner) as claim:
         return restore_generation(job, roots, partition, number, check=claim.check)
 

@@ -16,6 +16,7 @@ from rerank_jobs.ledger.library import read_library
 from rerank_jobs.ledger.loading import list_segments
 from rerank_jobs.publish.generations import read_current, read_generations
 from rerank_jobs.publish.verify import verify_generation
+from rerank_jobs.publishing import publish_newest
 from rerank_jobs.reading import read_current as read_table
 from rerank_jobs.storage import LocalStore, read_json, seal_json
 from rerank_jobs.upkeep import STATE_FORMAT, check_state, prepare_state
@@ -203,3 +204,9 @@ def test_a_salt_that_is_gone_or_changed_is_an_error(job: Job, salt: bytes | None
         path.write_bytes(salt)
     with pytest.raises(StateError, match="salt: gone or changed: restore it"):
         check_state(LocalStore(job.state_root))
+
+
+def test_publishing_alone_upgrades_too(job: Job) -> None:
+    """A table that is checked and mended by ``publish`` leaves a root of this version's format."""
+    assert publish_newest(job, "_all").generation.number == 1
+    assert read_json(LocalStore(job.state_root), "FORMAT")["format"] == STATE_FORMAT
