@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,8 @@ KEPT = ("done.", "part-", "work.passages-", "rejected-")
 class Order:
     """A command, where its output and what it deletes are kept, and where it kills itself.
 
-    ``silence_seconds`` and ``beat_seconds`` shorten what another owner waits for, in this process.
+    ``signal`` is what it sends itself there; ``silence_seconds`` and ``beat_seconds`` shorten what
+    another owner waits for, in this process.
     """
 
     arguments: tuple[str, ...]
@@ -51,6 +51,7 @@ class Order:
     kept: Path
     environment: dict[str, str] = field(default_factory=dict)
     kill: KillPoint | None = None
+    signal: int = signal.SIGKILL
     silence_seconds: float | None = None
     beat_seconds: float | None = None
 
@@ -65,7 +66,7 @@ def run(order: Order) -> None:
     os.dup2(log, 2)
     os.environ.update(order.environment)
     _change_waits(order)
-    _wrap(_Watch(order.kill, order.kept))
+    _wrap(_Watch(order))
     code = main(order.arguments)
     sys.stdout.flush()
     os._exit(code)  # the run is over: what a signal does to Python's own ending is not ours
@@ -88,9 +89,10 @@ def _change_waits(order: Order) -> None:
 class _Watch:
     """Counts events, and kills the process at the one that was ordered."""
 
-    def __init__(self, kill: KillPoint | None, kept: Path) -> None:
-        self._kill = kill
-        self._kept = kept
+    def __init__(self, order: Order) -> None:
+        self._kill = order.kill
+        self._signal = order.signal
+        self._kept = order.kept
         self._count = 0
         self._lock = threading.Lock()
 
@@ -103,9 +105,9 @@ class _Watch:
             self._count += 1
             reached = self._count == kill.count
         if reached and kill.delay:
-            threading.Thread(target=_die_later, args=(kill.delay,), daemon=True).start()
+            threading.Timer(kill.delay, os.kill, (os.getpid(), self._signal)).start()
         elif reached:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep a file that is about to be deleted; another one of its name stands beside it."""
@@ -117,11 +119,6 @@ class _Watch:
             target = target.with_name(f"{target.name}.other")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-
-
-def _die_later(seconds: float) -> None:
-    time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _wrap(watch: _Watch) -> None:
