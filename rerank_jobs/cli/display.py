@@ -70,6 +70,7 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
         *_naive_rows(job, promise),
         ("Price", price),
         *_reading_rows(job, promise),
+        *_reuse_rows(job, promise),
         ("Time", _describe_time(job, promise)),
     ]
 
@@ -116,6 +117,19 @@ def _reading_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     cheaper = f", {show_usd((carried - once) * price)} less" if price else ""
     text = f"{once:,} search units{cheaper}, if the query counts once for a long passage (I1)"
     return [("Or", f"{text}; planned with {carried:,}, if it counts with each 500 tokens (I2)")]
+
+
+def _reuse_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
+    """Name price and passages of both modes of reuse, where they differ."""
+    modes = promise.by_reuse
+    if not modes or modes["cheapest"] == modes["strict"]:
+        return []
+    parts = [
+        f"{mode} {_show_cost(job, one['search_units'], one['cost_usd'])},"
+        f" {one['passages']:,.0f} passages sent"
+        for mode, one in modes.items()
+    ]
+    return [("By reuse", "; ".join(parts) + f" (this plan: {job.reuse.mode})")]
 
 
 def _describe_time(job: Job, promise: Promise) -> str:
@@ -216,6 +230,12 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
         console.print(line)
     counts = ", ".join(f"{count:,} {name}" for name, count in result.statuses.items() if count)
     console.print(f"Documents: {counts or 'none'}")
+    if result.spent.segments_ignored:
+        console.print(
+            f"Ignored: {result.spent.segments_ignored:,} damaged or foreign segments: what they"
+            " held is sent again; rerank-jobs ledger stats names them",
+            soft_wrap=True,
+        )
     if result.generation is None:
         state = open_roots(job).state.location
         console.print(

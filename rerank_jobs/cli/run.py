@@ -122,6 +122,7 @@ def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
         "manifest": _manifest(job, generation),
         "generation": generation.number if generation else None,
         "statuses": result.statuses,
+        "segments_ignored": spent.segments_ignored,
         "this_run": describe_sending(totals),
         "plan": {
             **promise.to_json(),

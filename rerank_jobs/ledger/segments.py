@@ -29,7 +29,7 @@ from rerank_jobs.errors import StateError
 from rerank_jobs.model import Outcome, Scored
 from rerank_jobs.storage import Put, Store
 
-__all__ = ["SegmentWriter", "decode_segment", "encode_segment", "segment_name"]
+__all__ = ["SegmentWriter", "decode_segment", "encode_rows", "encode_segment", "segment_name"]
 
 _NO_DIGEST = hashlib.sha256(b"rerank-jobs segment").hexdigest().encode()
 """Stands for the digest in the bytes that are digested."""
@@ -46,8 +46,13 @@ def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
 
 
 def _encode(packed: list[_Packed], plan_id: str) -> bytes:
+    return encode_rows(_make_batch(packed, plan_id, _blank_schema()))
+
+
+def encode_rows(rows: pa.RecordBatch) -> bytes:
+    """Return the Arrow IPC file of rows of the contract ``ledger``."""
     schema = _blank_schema()
-    batch = _make_batch(packed, plan_id, schema)
+    batch = rows.replace_schema_metadata(schema.metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_batch(batch)
