@@ -139,7 +139,7 @@ class Attack:
             code, _ = run_process(order)
             struck.count = int(code == -signal.SIGKILL)
         else:
-            wait = self.draw.uniform(0, 0.7 * seconds)
+            wait = self.draw.uniform(0, 0.6 * seconds)
             code, _ = run_process(order, lambda process: _disturb(process, number, wait, struck))
         if struck.count:
             self._weigh(point, number, struck.count)

@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import math
 import queue
 import random
 import signal
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +59,10 @@ class Report:
     kills: list[Kill] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, attack: Attack) -> None:
-        """Add a job."""
+    def add(self, attack: Attack | None) -> None:
+        """Add a job, unless it was not begun."""
+        if attack is None:
+            return
         self.jobs += 1
         self.runs += attack.runs
         self.kills += attack.kills
@@ -78,8 +82,13 @@ def attack_jobs(
     seed: int = 1,
     kind: str = "KILL",
     s3: bool = False,
+    minutes: float = math.inf,
+    observe: Callable[[Attack], None] = lambda _attack: None,
 ) -> Report:
-    """Attack jobs until so many kills struck, and so many in each phase; at most twice the jobs."""
+    """Attack jobs until so many kills struck, and so many in each phase; at most twice the jobs.
+
+    No job starts after so many ``minutes``. ``observe`` is told each job when it is over.
+    """
     report, each, deck = Report(), -(-kills // jobs), _deal(seed)
     with contextlib.ExitStack() as stack:
         environment: dict[str, str] = {}
@@ -91,7 +100,11 @@ def attack_jobs(
         for _ in range(LANES):
             urls.put(stack.enter_context(serve(*SERVER)))
 
-        def attack(number: int, hand: Sequence[str]) -> Attack:
+        end = time.monotonic() + 60 * minutes
+
+        def attack(number: int, hand: Sequence[str]) -> Attack | None:
+            if time.monotonic() > end:
+                return None
             place, remote = folder / f"job{number}", f"{bucket}/job{number}"
             place.mkdir(parents=True)
             output = remote if bucket and number % 2 else str(place)
@@ -101,16 +114,22 @@ def attack_jobs(
             one = Attack(draw_case(number, seed), site, draw)
             one.go(_draw_points(draw, hand), SIGNALS[kind])
             urls.put(url)
+            observe(one)
             return one
 
         pool = stack.enter_context(ThreadPoolExecutor(LANES))
         hands = [list(itertools.islice(deck, each)) for _ in range(jobs)]
         for done in pool.map(attack, range(jobs), hands):
             report.add(done)
-        while report.jobs < 2 * jobs and (lacking := _list_lacking(report, kills, per_phase, kind)):
+        while jobs <= report.jobs < 2 * jobs and (
+            lacking := _list_lacking(report, kills, per_phase, kind)
+        ):
             hand = list(itertools.islice(itertools.cycle(lacking), each))
-            for done in pool.map(attack, range(report.jobs, report.jobs + LANES), [hand] * LANES):
+            more = range(report.jobs, report.jobs + LANES)
+            for done in pool.map(attack, more, [hand] * LANES):
                 report.add(done)
+            if time.monotonic() > end:
+                break
     return report
 
 
@@ -127,7 +146,7 @@ def _list_lacking(report: Report, kills: int, per_phase: int, kind: str) -> list
     """Return the phases that still want kills."""
     counts = report.count_phases()
     lacking = [phase for phase in PHASES if counts[phase] < per_phase and kind == "KILL"]
-    return lacking or ([ANY] if counts.total() < kills else [])
+    return lacking or ([SCORING, "during a seal", "merge"] if counts.total() < kills else [])
 
 
 def _draw_points(draw: random.Random, cards: Sequence[str]) -> list[KillPoint]:
@@ -168,6 +187,11 @@ def show(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _tell(attack: Attack) -> None:
+    phases = ", ".join(kill.phase for kill in attack.kills)
+    print(f"{attack.case.name} ({attack.case.shape}): killed at {phases}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Attack from the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.harness", description=__doc__)
@@ -177,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--signal", choices=sorted(SIGNALS), default="KILL")
     parser.add_argument("--state", choices=["local", "s3"], default="local")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no job after them")
     parser.add_argument("--keep", type=Path, help="leave all files in this folder")
     given = parser.parse_args(argv)
     with contextlib.ExitStack() as stack:
@@ -189,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=given.seed,
             kind=given.signal,
             s3=given.state == "s3",
+            minutes=given.minutes,
+            observe=_tell,
         )
     print(show(report))
     return 1 if report.problems else 0
