@@ -45,8 +45,8 @@ SIGNALS = {
     "STOP": (signal.SIGSTOP,),
 }
 
-MOST_EVENTS = {FIRST: 24, "during a seal": 3, "between link and folder fsync": 3, "merge": 1}
-MOST_EVENTS |= {"part": 2, "done": 2, "publish": 8, "compaction": 4, "retirement": 6}
+MOST_EVENTS = {FIRST: 12, "during a seal": 3, "between link and folder fsync": 3, "merge": 1}
+MOST_EVENTS |= {"part": 2, "done": 2, "publish": 6, "compaction": 4, "retirement": 6}
 """Up to which event of its phase the first kill of a job waits."""
 
 

@@ -47,8 +47,8 @@ def run_process(
     order: Order, disturb: Callable[[ForkServerProcess], None] = lambda _process: None
 ) -> tuple[int, float]:
     """Run to the end; return the exit code, minus the signal if one ended it, and seconds taken."""
-    started = time.monotonic()
     process = start_process(order)
+    started = time.monotonic()
     disturb(process)
     process.join(DEADLINE)
     if process.exitcode is None:

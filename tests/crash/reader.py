@@ -145,7 +145,7 @@ def read_segment(data: bytes) -> list[dict[str, Any]]:
         with pa.ipc.open_file(pa.py_buffer(data)) as reader:
             digest = (reader.schema.metadata or {}).get(b"sha256", b"")
             rows: list[dict[str, Any]] = reader.read_all().to_pylist()
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError):
         raise ValueError("a torn segment has its name") from None
     if not digest or hashlib.sha256(data.replace(digest, NO_DIGEST)).hexdigest() != digest.decode():
         raise ValueError("a segment's bytes do not fit its digest")
