@@ -144,11 +144,12 @@ def read_segment(data: bytes) -> list[dict[str, Any]]:
     try:
         with pa.ipc.open_file(pa.py_buffer(data)) as reader:
             digest = (reader.schema.metadata or {}).get(b"sha256", b"")
+            blank = data.replace(digest, NO_DIGEST) if digest else b""
+            if hashlib.sha256(blank).hexdigest().encode() != digest:
+                raise ValueError("a segment's bytes do not fit its digest")
             rows: list[dict[str, Any]] = reader.read_all().to_pylist()
     except (pa.ArrowException, OSError):
         raise ValueError("a torn segment has its name") from None
-    if not digest or hashlib.sha256(data.replace(digest, NO_DIGEST)).hexdigest() != digest.decode():
-        raise ValueError("a segment's bytes do not fit its digest")
     return rows
 
 
