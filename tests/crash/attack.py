@@ -198,12 +198,12 @@ class Attack:
     def _compare_bill(self, calm: Look, killed: Look, paid: Counter[bytes]) -> None:
         names = name_pairs(self.site.folder / "killed.kept")
         calm_names = name_pairs(self.site.folder / "calm.kept")
-        scores = {names[pair]: score for pair, score in killed.scores.items()}
-        if scores != {calm_names[pair]: score for pair, score in calm.scores.items()}:
+        scores = {names.get(pair, pair.hex()): s for pair, s in killed.scores.items()}
+        if scores != {calm_names.get(pair, pair.hex()): s for pair, s in calm.scores.items()}:
             self._complain("the ledger's scores are not those of the undisturbed run")
         billed = Counter(read_bill(self.site.url))
         billed.subtract(self._bill)
-        ours = Counter({names[pair]: times for pair, times in paid.items()})
+        ours = Counter({names.get(pair, pair.hex()): times for pair, times in paid.items()})
         extra = Counter(billed)
         extra.subtract(ours)
         extra = Counter({pair: times for pair, times in extra.items() if times})

@@ -112,8 +112,10 @@ def attack_jobs(
             draw = random.Random(f"{seed}-{number}-kills")
             site = Site(place, output, state, url, environment)
             one = Attack(draw_case(number, seed), site, draw)
-            one.go(_draw_points(draw, hand), SIGNALS[kind])
-            urls.put(url)
+            try:
+                one.go(_draw_points(draw, hand), SIGNALS[kind])
+            finally:
+                urls.put(url)
             observe(one)
             return one
 
