@@ -17,7 +17,8 @@ from rerank_jobs.config import Ledger
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.loading import load_segments
-from rerank_jobs.ledger.segments import SegmentWriter, decode_segment, encode_segment, segment_name
+from rerank_jobs.ledger.sealing import SegmentWriter
+from rerank_jobs.ledger.segments import decode_segment, encode_segment, segment_name
 from rerank_jobs.model import Outcome
 from rerank_jobs.storage import LocalStore
 from tests.unit.ledger.kit import (
