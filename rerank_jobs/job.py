@@ -14,12 +14,12 @@ from typing import Any
 from rerank_jobs.config import ALL, Job
 from rerank_jobs.dollars import show_usd
 from rerank_jobs.embedded import open_transport
-from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
+from rerank_jobs.errors import Interrupted, JobError, PlanSpoiled, StateError, Stopped
 from rerank_jobs.ledger.library import compact
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.ledger.owners import make_process_owner
 from rerank_jobs.model import ScoreTotals
-from rerank_jobs.plan.frozen import Plan
+from rerank_jobs.plan.frozen import Plan, plan_name
 from rerank_jobs.plan.promise import Promise
 from rerank_jobs.planning import (
     Planned,
@@ -75,7 +75,8 @@ def score_partition_shard(
 ) -> ShardResult:
     """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``.
 
-    Without ``bounds`` the job's ``max_runtime`` alone bounds it. A stop says what is kept.
+    Without ``bounds`` the job's ``max_runtime`` alone bounds it. A stop says what is kept. A plan
+    whose files are gone or damaged is removed, so that planning makes it again.
     """
     state = open_store(job.state_root)
     try:
@@ -89,6 +90,9 @@ def score_partition_shard(
             observe=observe,
             bounds=bounds or Bounds(max_seconds=job.max_runtime),
         )
+    except PlanSpoiled:
+        state.delete(plan_name(plan.partition, plan.plan_id))
+        raise
     except (Stopped, Interrupted) as error:
         spent, promise = add_up_spent(state, plan), plan.promise
         error.note_kept(

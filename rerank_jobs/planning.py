@@ -21,7 +21,7 @@ from rerank_jobs.plan.tokenizer import make_counter, read_tokenizer
 from rerank_jobs.publish.generations import Generation, read_generations
 from rerank_jobs.publish.publisher import Roots, find_published
 from rerank_jobs.score import DIALECTS, body_fields, ranks_listwise, read_access
-from rerank_jobs.storage import open_store, scratch_folder
+from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
 from rerank_jobs.upkeep import add_up_spent, compact_unfinished, prepare_state
 
@@ -86,8 +86,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     current = find_published(roots, partition, identity)
     if current is not None:
         return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
-    if state.exists(plan_name(partition, identity)):
-        plan = read_plan(state, partition, identity)
+    plan = _read_frozen(state, partition, identity)
+    if plan is not None:
         outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
@@ -120,6 +120,17 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         check_outlook(job, outlook)
         plan = freeze(state, job, table, partition, scorer, identity, draft)
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
+
+
+def _read_frozen(state: Store, partition: str, identity: str) -> Plan | None:
+    """Return the frozen plan, ``None`` if there is none; a damaged one is removed and made anew."""
+    try:
+        return read_plan(state, partition, identity)
+    except FileNotFoundError:
+        return None
+    except StateError:
+        state.delete(plan_name(partition, identity))
+        return None
 
 
 def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
