@@ -49,7 +49,7 @@ def verify_generation(job: Job, roots: Roots, generation: Generation) -> Verific
     rejected = sum(part.rows for part in generation.rejected)
     documents: int | None = None
     if paths:
-        problems += _check_schema(job, paths)
+        problems += _check_schema(job, roots.output, generation.parts)
     if paths and not problems:
         with duckdb.connect() as con:
             documents = _open_documents(con, job, paths)
@@ -90,10 +90,10 @@ def _check_strangers(job: Job, output: Store, generation: Generation) -> Iterato
             yield f"{output.location}/{entry.name}: not a part of generation {generation.number}"
 
 
-def _check_schema(job: Job, paths: list[Path]) -> Iterator[str]:
+def _check_schema(job: Job, store: Store, parts: tuple[Part, ...]) -> Iterator[str]:
     wanted = list(arrow_schema("scored"))
-    for path in paths:
-        schema = pq.read_schema(path)
+    for part in parts:
+        schema = pq.read_schema(store.fetch(part.name))
         fields: list[pa.Field[Any]] = list(schema)
         if job.input.columns.candidates is not None:
             struct = schema.field(job.input.columns.candidates).type.value_type
@@ -101,7 +101,8 @@ def _check_schema(job: Job, paths: list[Path]) -> Iterator[str]:
         have = {field.name: field.type for field in fields}
         for field in wanted:
             if have.get(field.name) != field.type:
-                yield f"{path}: column {field.name} is {have.get(field.name)}, not {field.type}"
+                where = f"{store.location}/{part.name}"
+                yield f"{where}: column {field.name} is {have.get(field.name)}, not {field.type}"
 
 
 def _open_documents(con: duckdb.DuckDBPyConnection, job: Job, paths: list[Path]) -> int:

@@ -1,6 +1,7 @@
 """The one seam to where files live: immutable objects created once, whole files read and listed."""
 
-from rerank_jobs.storage.local import LocalStore
+from rerank_jobs.storage.local import LocalStore, sync_folder
+from rerank_jobs.storage.objects import ObjectStore
 from rerank_jobs.storage.scratch import scratch_folder
 from rerank_jobs.storage.store import (
     Entry,
@@ -15,6 +16,7 @@ from rerank_jobs.storage.store import (
 __all__ = [
     "Entry",
     "LocalStore",
+    "ObjectStore",
     "Put",
     "Store",
     "open_store",
@@ -22,4 +24,5 @@ __all__ = [
     "scratch_folder",
     "seal_json",
     "sha256_of_file",
+    "sync_folder",
 ]
