@@ -26,6 +26,7 @@ from rerank_jobs.plan.work import read_batches
 from rerank_jobs.publish.generations import Part
 from rerank_jobs.publish.merge import Merged, count_statuses, merge_shard, output_schema
 from rerank_jobs.publish.publisher import ShardPart
+from rerank_jobs.publish.ranking import count_ranking
 from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json, sha256_of_file
 from rerank_jobs.tables.mapped import MappedRows
 from rerank_jobs.tables.sink import write_parquet
@@ -73,7 +74,9 @@ def read_done(store: Store, folder: str) -> ShardPart | None:
     part = Part(**document["part"]) if document["part"] else None
     if part is not None and not _is_whole(store, part):
         return None
-    return ShardPart(int(document["shard"]), part, dict(document["statuses"]))
+    return ShardPart(
+        int(document["shard"]), part, dict(document["statuses"]), document.get("ranking")
+    )
 
 
 def _is_whole(store: Store, part: Part) -> bool:
@@ -98,7 +101,7 @@ def finish_shard(
     folder = run_folder(plan.partition, plan.plan_id, shard.number)
     with scratch_folder(store.location) as scratch:
         path = scratch / "part.parquet"
-        rows, merged = _write_part(job, plan, shard, store, scratch, path)
+        rows, merged, ranking = _write_part(job, plan, shard, store, scratch, path)
         check()
         try:
             part = _put_part(store, folder, path, rows) if rows else None
@@ -110,15 +113,20 @@ def finish_shard(
     document: dict[str, Any] = {
         "shard": shard.number,
         "plan_id": plan.plan_id,
-        "part": asdict(part) if part else None,
+        "part": _describe(part) if part else None,
         "statuses": asdict(merged),
+        "ranking": ranking,
     }
     _drop_damaged_record(store, f"{folder}/done.json")
     if store.put_if_absent(f"{folder}/done.json", seal_json(document)) is Put.OTHER:
         raise StateError(
             f"{store.location}/{folder}/done.json: another process finished it differently"
         )
-    return ShardPart(shard.number, part, asdict(merged))
+    return ShardPart(shard.number, part, asdict(merged), ranking)
+
+
+def _describe(part: Part) -> dict[str, Any]:
+    return {"name": part.name, "sha256": part.sha256, "size": part.size, "rows": part.rows}
 
 
 def _drop_damaged_record(store: Store, name: str) -> None:
@@ -132,7 +140,7 @@ def _drop_damaged_record(store: Store, name: str) -> None:
 
 def _write_part(
     job: Job, plan: Plan, shard: ShardPlan, store: Store, scratch: Path, path: Path
-) -> tuple[int, Merged]:
+) -> tuple[int, Merged, dict[str, int]]:
     folder = run_folder(plan.partition, plan.plan_id, shard.number)
     schema = output_schema(plan.input_schema, job)
     work: dict[str, object] = {
@@ -149,7 +157,7 @@ def _write_part(
             con, job, schema, work, MappedRows(source), block=max(1, plan.row_group // 3)
         )
         rows = write_parquet(path, schema, merged, row_group=plan.row_group)
-        return rows, count_statuses(con)
+        return rows, count_statuses(con), count_ranking(con, "ranked")
 
 
 def _read_passages(store: Store, shard: ShardPlan) -> pa.Table:

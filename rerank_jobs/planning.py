@@ -32,6 +32,8 @@ __all__ = ["Planned", "find_plan", "open_roots", "plan_partition", "preview_part
 class Planned:
     """A partition's plan: frozen (``plan``), or published already (``current``).
 
+    A plan that going back to an earlier generation took back is *withdrawn*: ``current`` is the
+    generation that withdrew it, and nothing is sent for it.
     ``paid`` is what earlier runs of a frozen plan have sealed; ``outlook`` where the budgets of the
     day and the month stand before it.
     """
@@ -43,6 +45,11 @@ class Planned:
     current: Generation | None
     paid: Spent | None = None
     outlook: Outlook = dataclasses.field(default_factory=Outlook)
+
+    @property
+    def withdrawn(self) -> bool:
+        """Say whether the current generation withdrew this plan."""
+        return self.current is not None and self.current.plan_id != self.plan_id
 
 
 def open_roots(job: Job) -> Roots:
@@ -83,9 +90,9 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     tokenizer = read_tokenizer(job)
     digest = tokenizer.sha256 if tokenizer else None
     identity = identify(job, table, partition, scorer, shards, limit_queries, digest)
-    current = find_published(roots, partition, identity)
-    if current is not None:
-        return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
+    published = _find_published(roots, partition, identity)
+    if published is not None:
+        return published
     plan = _read_frozen(state, partition, identity)
     if plan is not None:
         outlook = foresee(job, state, partition, identity, plan, now=time.time())
@@ -118,7 +125,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
             return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
         check_outlook(job, outlook)
-        plan = freeze(state, job, table, partition, scorer, identity, draft)
+        plan = freeze(state, job, table, partition, scorer, identity, draft, limit_queries)
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
 
 
@@ -133,6 +140,18 @@ def _read_frozen(state: Store, partition: str, identity: str) -> Plan | None:
         return None
 
 
+def _find_published(roots: Roots, partition: str, identity: str) -> Planned | None:
+    """Return a plan that is published, or was and is withdrawn, with what it promised."""
+    current = find_published(roots, partition, identity)
+    if current is None:
+        return None
+    its = current
+    if current.plan_id != identity:
+        ours = [g for g in read_generations(roots.state, partition) if g.plan_id == identity]
+        its = ours[-1] if ours else current
+    return Planned(partition, identity, Promise(**its.document["promise"]), None, current)
+
+
 def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
     """Return a plan by its id, frozen or published: how a task finds what an earlier task planned.
 
@@ -142,9 +161,9 @@ def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
     """
     roots = open_roots(job)
     state = roots.state
-    current = find_published(roots, partition, plan_id)
-    if current is not None:
-        return Planned(partition, plan_id, Promise(**current.document["promise"]), None, current)
+    published = _find_published(roots, partition, plan_id)
+    if published is not None:
+        return published
     try:
         plan = read_plan(state, partition, plan_id)
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from rerank_jobs.ledger.library import compact
 from rerank_jobs.ledger.loading import Spent, load_segments
 from rerank_jobs.plan.frozen import Plan, plan_name, read_plan, run_folder
 from rerank_jobs.publish.generations import Generation
+from rerank_jobs.publish.retention import name_kept
 from rerank_jobs.storage import Store, read_json, seal_json
 
 __all__ = ["add_up_spent", "compact_unfinished", "drop_work_files", "prepare_state", "retire_plan"]
@@ -79,17 +80,19 @@ def drop_work_files(state: Store, partition: str, identity: str) -> None:
             state.delete(entry.name)
 
 
-def retire_plan(state: Store, partition: str, identity: str, scorer: str) -> None:
-    """After publishing: scores into the library, then everything that holds text goes.
+def retire_plan(state: Store, partition: str, identity: str, scorer: str, keep: int) -> None:
+    """After publishing: scores into the library, then what holds text goes, but for what is kept.
 
+    Kept are the parts that the current generation and the ``keep`` before it were published from.
     Segments, claims and run records stay; the manifest keeps what the plan said.
     """
     run = f"{partition}/run/{identity}"
-    entries = state.entries(run)
+    kept = name_kept(state, partition, keep)
     holding = [
-        e.name
-        for e in entries
-        if e.name.rpartition("/")[2].startswith(("work.", "part-", "rejected-", "done."))
+        entry.name
+        for entry in state.entries(run)
+        if entry.name.rpartition("/")[2].startswith(("work.", "part-", "rejected-", "done."))
+        and entry.name not in kept
     ]
     if not holding and not state.exists(plan_name(partition, identity)):
         return

@@ -57,6 +57,13 @@ def _add_job_commands(commands: Commands) -> None:
     plan = _add(
         commands, "plan", "run:plan_job", "print what a run would do and cost, and send nothing"
     )
+    publish = _add(
+        commands,
+        "publish",
+        "publish:publish",
+        "publish what is scored, put back damaged files, or go back to an earlier generation",
+    )
+    paths = _add(commands, "paths", "paths:paths", "print the files of a generation, one a line")
     verify = _add(
         commands, "verify", "inspect:verify", "read what was published again and check it"
     )
@@ -66,7 +73,7 @@ def _add_job_commands(commands: Commands) -> None:
     doctor = _add(
         commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
     )
-    for parser in (run, plan, verify, evaluate, doctor):
+    for parser in (run, plan, publish, paths, verify, evaluate, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument(
             "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
@@ -93,6 +100,7 @@ def _add_job_commands(commands: Commands) -> None:
         metavar="USD",
         help="spend so much beyond the allowance, where replies cost more than planned",
     )
+    _add_generations(publish, paths)
     evaluate.add_argument(
         "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"
     )
@@ -106,6 +114,25 @@ def _add_job_commands(commands: Commands) -> None:
     )
     evaluate.add_argument(
         "--by", metavar="COLUMN", help="one line per value of a column, such as lang"
+    )
+
+
+def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentParser) -> None:
+    publish.add_argument(
+        "--generation",
+        type=_positive,
+        metavar="N",
+        help="go back to a retained generation: its files are published again as the next one",
+    )
+    which = paths.add_mutually_exclusive_group()
+    which.add_argument(
+        "--generation",
+        type=_positive,
+        metavar="N",
+        help="the files of a retained generation (an earlier one's lie in the state folder)",
+    )
+    which.add_argument(
+        "--generations", action="store_true", help="list all generations, newest first"
     )
 
 

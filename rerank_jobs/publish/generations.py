@@ -24,17 +24,24 @@ class Superseded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A published file: name under its root, SHA-256, bytes, rows."""
+    """A published file: name under its root, SHA-256, bytes, rows.
+
+    ``source`` names its copy under state, ``None`` where none was kept.
+    """
 
     name: str
     sha256: str
     size: int
     rows: int
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One published generation of a partition; ``document`` is the whole manifest."""
+    """One published generation of a partition; ``document`` is the whole manifest.
+
+    ``withdrawn`` are plans that going back to this generation took back.
+    """
 
     number: int
     name: str
@@ -42,6 +49,7 @@ class Generation:
     parts: tuple[Part, ...]
     rejected: tuple[Part, ...]
     document: dict[str, Any]
+    withdrawn: tuple[str, ...] = ()
 
 
 def manifest_name(partition: str, number: int) -> str:
@@ -49,8 +57,12 @@ def manifest_name(partition: str, number: int) -> str:
     return f"{partition}/manifest/{number:020d}.json"
 
 
-def read_generations(store: Store, partition: str) -> list[Generation]:
+def read_generations(
+    store: Store, partition: str, *, newest: int | None = None
+) -> list[Generation]:
     """Return the generations of a partition, oldest first, without those whose manifest is damaged.
+
+    With ``newest`` only the last so many manifests are read.
 
     Raises:
         StateError: the current generation's manifest is damaged.
@@ -58,7 +70,7 @@ def read_generations(store: Store, partition: str) -> list[Generation]:
     """
     names = [name for _, name in iterate_numbered(store, f"{partition}/manifest", ".json")]
     found = []
-    for name in names:
+    for name in names if newest is None else names[-newest:]:
         try:
             found.append(_decode(name, read_json(store, name)))
         except StateError:
@@ -119,6 +131,7 @@ def _decode(name: str, document: dict[str, Any]) -> Generation:
             parts=tuple(Part(**part) for part in document["parts"]),
             rejected=tuple(Part(**part) for part in document["rejected"]),
             document=document,
+            withdrawn=tuple(document.get("withdrawn", ())),
         )
     except (KeyError, TypeError, ValueError):
         raise StateError(f"{name}: not a manifest of this version") from None
