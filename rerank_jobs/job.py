@@ -15,7 +15,7 @@ from rerank_jobs.config import ALL, Job
 from rerank_jobs.dollars import show_usd
 from rerank_jobs.embedded import open_transport
 from rerank_jobs.errors import Interrupted, JobError, PlanSpoiled, StateError, Stopped
-from rerank_jobs.ledger.library import compact
+from rerank_jobs.ledger.compaction import compact
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.ledger.owners import make_process_owner
 from rerank_jobs.model import ScoreTotals

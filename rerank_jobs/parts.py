@@ -22,6 +22,7 @@ from rerank_jobs.errors import PlanSpoiled, StateError
 from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.plan.build import connect
 from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, run_folder
+from rerank_jobs.plan.schedule import SCHEDULE
 from rerank_jobs.plan.work import read_batches
 from rerank_jobs.publish.generations import Part
 from rerank_jobs.publish.merge import Merged, count_statuses, merge_shard, output_schema
@@ -170,9 +171,15 @@ def _read_passages(store: Store, shard: ShardPlan) -> pa.Table:
         passages = pa.schema([empty.field(name) for name in names]).empty_table()
     else:
         passages = pa.Table.from_batches(batches)
-    for name, kind in (("score", pa.float64()), ("model", pa.string()), ("provider", pa.string())):
-        column = pa.chunked_array([batch.column(name) for batch in schedule], kind)
-        passages = passages.append_column(name, column)
+    for name in ("score", "model", "provider", "parts"):
+        kind = SCHEDULE.field(name).type
+        known = all(name in batch.schema.names for batch in schedule)  # not in earlier versions
+        column = (
+            [batch.column(name) for batch in schedule]
+            if known
+            else [pa.nulls(passages.num_rows, kind)]
+        )
+        passages = passages.append_column(name, pa.chunked_array(column, kind))
     return passages
 
 

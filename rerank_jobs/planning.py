@@ -11,7 +11,7 @@ from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.library import lookup_sql, read_library
+from rerank_jobs.ledger.library import find_scores
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.plan.build import build_plan, count_shards
 from rerank_jobs.plan.counting import ESTIMATE
@@ -107,7 +107,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     salt = prepare_state(state)
     compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
-    library = lookup_sql(state, read_library(state, scorer), cutoff)
+    library = None if job.reuse.mode == "off" else find_scores(state, scorer, cutoff)
     with scratch_folder(state.location) as folder:
         draft = build_plan(
             job,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.library import compact
+from rerank_jobs.ledger.compaction import compact
 from rerank_jobs.ledger.loading import Spent, load_segments
 from rerank_jobs.plan.frozen import Plan, plan_name, read_plan, run_folder
 from rerank_jobs.publish.generations import Generation

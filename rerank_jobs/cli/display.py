@@ -81,6 +81,7 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
         *_naive_rows(job, promise),
         ("Price", price),
         *_reading_rows(job, promise),
+        *_reuse_rows(job, promise),
         ("Time", _describe_time(job, promise)),
     ]
 
@@ -127,6 +128,19 @@ def _reading_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     cheaper = f", {show_usd((carried - once) * price)} less" if price else ""
     text = f"{once:,} search units{cheaper}, if the query counts once for a long passage (I1)"
     return [("Or", f"{text}; planned with {carried:,}, if it counts with each 500 tokens (I2)")]
+
+
+def _reuse_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
+    """Name price and passages of both modes of reuse, where they differ."""
+    modes = promise.by_reuse
+    if not modes or modes["cheapest"] == modes["strict"]:
+        return []
+    parts = [
+        f"{mode} {_show_cost(job, one['search_units'], one['cost_usd'])},"
+        f" {one['passages']:,.0f} passages sent"
+        for mode, one in modes.items()
+    ]
+    return [("By reuse", "; ".join(parts) + f" (this plan: {job.reuse.mode})")]
 
 
 def _describe_time(job: Job, promise: Promise) -> str:

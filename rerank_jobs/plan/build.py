@@ -20,7 +20,8 @@ from rerank_jobs.plan.packing import MAX_PASSAGES
 from rerank_jobs.plan.passages import PASSAGES, write_passages
 from rerank_jobs.plan.price import ShardPrice, find_naive
 from rerank_jobs.plan.promise import Promise, make_promise
-from rerank_jobs.plan.schedule import SCHEDULE, Rules, write_schedule
+from rerank_jobs.plan.queries import Rules
+from rerank_jobs.plan.schedule import SCHEDULE, write_schedule
 from rerank_jobs.plan.work import (
     CANDIDATES,
     NO_STATISTICS,

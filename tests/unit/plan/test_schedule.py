@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rerank_jobs.errors import BudgetStop
 from rerank_jobs.job import RunResult, plan_partition, preview_partition, run_partition
 from rerank_jobs.plan.packing import search_units
-from rerank_jobs.plan.schedule import Queries, Rules, price_queries
+from rerank_jobs.plan.queries import Queries, Rules, price_queries
 from tests.builders import make_job, make_rows, read_output, write_rows
 
 QUERIES = st.lists(
