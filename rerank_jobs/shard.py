@@ -12,7 +12,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
@@ -190,7 +190,7 @@ def _find_left(
 class _Sent:
     """What sending did: why it stopped early, or what broke it, and what of it no segment holds."""
 
-    totals: ScoreTotals = ScoreTotals()
+    totals: ScoreTotals = field(default_factory=ScoreTotals)
     stop: RerankJobsError | None = None
     crash: Exception | None = None
     unsealed_usd: float = 0.0

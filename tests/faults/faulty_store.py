@@ -19,7 +19,7 @@ from rerank_jobs.storage import Entry, Put, Store
 
 __all__ = ["Call", "Fault", "FaultyStore", "Injector", "faults_of"]
 
-EFFECTS = frozenset({"put_if_absent", "put_file_if_absent", "put", "delete"})
+EFFECTS = frozenset({"put_if_absent", "put_file_if_absent", "put", "replace", "delete"})
 """Calls that change something; what they did may stand although they fail."""
 
 
@@ -87,7 +87,7 @@ class Injector:
     _stalled: bool = False
 
     def note(self, call: Call) -> Fault | None:
-        """Number a call and return what is to happen to it."""
+        """Give a call its number and return what is to happen to it."""
         with self._lock:
             if self._stalled:
                 return None
@@ -126,6 +126,10 @@ class FaultyStore:
         """Replace an object, or not, or half."""
         self._do("put", name, data)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Replace an object durably, or not."""
+        self._do("replace", name, data)
+
     def read(self, name: str) -> bytes:
         """Read an object, or not."""
         return self._do("read", name)  # type: ignore[no-any-return]
@@ -141,6 +145,10 @@ class FaultyStore:
     def delete(self, name: str) -> None:
         """Remove an object, or not."""
         self._do("delete", name)
+
+    def leftovers(self, older_than: float) -> list[str]:
+        """List temporary files."""
+        return self.inner.leftovers(older_than)
 
     def fetch(self, name: str) -> Path:
         """Fetch an object as a file, or not."""

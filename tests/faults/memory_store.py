@@ -38,6 +38,8 @@ class MemoryStore:
         """Create or replace the object."""
         self.objects[name] = (data, self._clock())
 
+    replace = put
+
     def read(self, name: str) -> bytes:
         """Return the object's bytes."""
         if name not in self.objects:
@@ -60,6 +62,10 @@ class MemoryStore:
     def delete(self, name: str) -> None:
         """Remove the object if it exists."""
         self.objects.pop(name, None)
+
+    def leftovers(self, older_than: float) -> list[str]:  # noqa: ARG002 - the protocol's
+        """Return none: an object is whole or absent."""
+        return []
 
     def fetch(self, name: str) -> Path:
         """Return a file with the object's bytes; equal bytes share one."""
