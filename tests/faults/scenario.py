@@ -186,7 +186,7 @@ def in_force(world: World) -> Iterator[None]:
 
 
 _drafts: dict[tuple[Any, ...], Draft] = {}
-_merged: dict[tuple[Any, ...], tuple[bytes, tuple[int, Any]]] = {}
+_merged: dict[tuple[Any, ...], tuple[bytes, tuple[int, Any, dict[str, int]]]] = {}
 _kept: list[Any] = []
 _build_plan, _write_part = build_plan, rerank_jobs.parts._write_part
 
@@ -207,7 +207,7 @@ def _build_once(job: Job, table: Any, *, salt: bytes, library: Any, **options: A
 
 def _write_once(
     job: Job, plan: Any, shard: Any, store: Store, scratch: Path, path: Path
-) -> tuple[int, Any]:
+) -> tuple[int, Any, dict[str, int]]:
     """Merge as the pipeline does; from memory where plan, shard and sealed scores are the same.
 
     The injector sees the calls of a merge both times; when a reply came is in no part.

@@ -29,16 +29,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 def test_single_faults_spread_over_a_run_change_nothing(stage: Stage) -> None:
-    """Of every 41st call and fault of a run, the outcome is the undisturbed one."""
-    cases = list(list_singles(stage))[::41]
-    assert len(cases) >= 20
+    """Of every 80th call and fault of a run, the outcome is the undisturbed one."""
+    cases = list(list_singles(stage))[::80]
+    assert len(cases) >= 10
     problems = [run_case(stage, case, allowed).problems for case, allowed in cases]
     assert [found for found in problems if found] == []
 
 
 def test_pairs_of_faults_change_nothing(stage: Stage) -> None:
-    """Of twelve seeded pairs of faults, the outcome is the undisturbed one."""
-    drawn = [draw_pair(stage, seed) for seed in range(12)]
+    """Of six seeded pairs of faults, the outcome is the undisturbed one."""
+    drawn = [draw_pair(stage, seed) for seed in range(6)]
     problems = [run_case(stage, case, allowed).problems for case, allowed in drawn]
     assert [found for found in problems if found] == []
 
