@@ -14,12 +14,13 @@ from typing import Any
 from rerank_jobs.config import ALL, Job
 from rerank_jobs.dollars import show_usd
 from rerank_jobs.embedded import open_transport
-from rerank_jobs.errors import Interrupted, JobError, PlanSpoiled, StateError, Stopped
+from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
 from rerank_jobs.ledger.compaction import compact
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.ledger.owners import make_process_owner
 from rerank_jobs.model import ScoreTotals
-from rerank_jobs.plan.frozen import Plan, plan_name
+from rerank_jobs.parts import drop_spoiled
+from rerank_jobs.plan.frozen import Plan
 from rerank_jobs.plan.promise import Promise
 from rerank_jobs.planning import (
     Planned,
@@ -80,19 +81,17 @@ def score_partition_shard(
     """
     state = open_store(job.state_root)
     try:
-        return score_shard(
-            job,
-            plan,
-            number,
-            store=state,
-            owner=owner or make_process_owner(),
-            transport=functools.partial(open_transport, job),
-            observe=observe,
-            bounds=bounds or Bounds(max_seconds=job.max_runtime),
-        )
-    except PlanSpoiled:
-        state.delete(plan_name(plan.partition, plan.plan_id))
-        raise
+        with drop_spoiled(state, plan):
+            return score_shard(
+                job,
+                plan,
+                number,
+                store=state,
+                owner=owner or make_process_owner(),
+                transport=functools.partial(open_transport, job),
+                observe=observe,
+                bounds=bounds or Bounds(max_seconds=job.max_runtime),
+            )
     except (Stopped, Interrupted) as error:
         spent, promise = add_up_spent(state, plan), plan.promise
         error.note_kept(

@@ -21,7 +21,7 @@ from rerank_jobs.config import Job
 from rerank_jobs.errors import PlanSpoiled, StateError
 from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.plan.build import connect
-from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, run_folder
+from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, plan_name, run_folder
 from rerank_jobs.plan.schedule import SCHEDULE
 from rerank_jobs.plan.work import read_batches
 from rerank_jobs.publish.generations import Part
@@ -32,7 +32,7 @@ from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json
 from rerank_jobs.tables.mapped import MappedRows
 from rerank_jobs.tables.sink import write_parquet
 
-__all__ = ["finish_shard", "iterate_work", "open_work", "read_done"]
+__all__ = ["drop_spoiled", "finish_shard", "iterate_work", "open_work", "read_done"]
 
 
 def open_work(store: Store, file: WorkFile) -> Path:
@@ -53,6 +53,16 @@ def open_work(store: Store, file: WorkFile) -> Path:
         f"{store.location}/{file.name}: a planned file {problem}: run again (Airflow: clear the"
         " task plan), then it is planned anew and all that is paid is used"
     )
+
+
+@contextlib.contextmanager
+def drop_spoiled(store: Store, plan: Plan) -> Iterator[None]:
+    """Remove a plan whose files turn out to be gone or damaged, so that planning makes it again."""
+    try:
+        yield
+    except PlanSpoiled:
+        store.delete(plan_name(plan.partition, plan.plan_id))
+        raise
 
 
 @functools.lru_cache(maxsize=16)

@@ -72,7 +72,7 @@ def read_generations(
     found = []
     for name in names if newest is None else names[-newest:]:
         try:
-            found.append(_decode(name, read_json(store, name)))
+            found.append(_read(store, name))
         except StateError:
             if name == names[-1]:
                 raise
@@ -89,7 +89,7 @@ def read_current(store: Store, partition: str) -> Generation | None:
     numbered = list(iterate_numbered(store, f"{partition}/manifest", ".json"))
     if not numbered:
         return None
-    return _decode(numbered[-1][1], read_json(store, numbered[-1][1]))
+    return _read(store, numbered[-1][1])
 
 
 def commit(store: Store, partition: str, previous: int, document: dict[str, Any]) -> Generation:
@@ -122,6 +122,15 @@ def _look(store: Store, name: str, data: bytes, error: OSError) -> bool:
         ) from error
 
 
+def _read(store: Store, name: str) -> Generation:
+    try:
+        return _decode(name, read_json(store, name))
+    except StateError as error:
+        raise StateError(
+            f"{error}, or remove it and run again: the table is published anew from what is paid"
+        ) from None
+
+
 def _decode(name: str, document: dict[str, Any]) -> Generation:
     try:
         return Generation(
@@ -134,4 +143,4 @@ def _decode(name: str, document: dict[str, Any]) -> Generation:
             withdrawn=tuple(document.get("withdrawn", ())),
         )
     except (KeyError, TypeError, ValueError):
-        raise StateError(f"{name}: not a manifest of this version") from None
+        raise StateError(f"{name}: not a manifest of this version: use that version") from None

@@ -33,7 +33,15 @@ from tests.faults.scenario import (
     write_table,
 )
 
-__all__ = ["Stage", "draw_pair", "list_singles", "open_stage", "run_case", "summarise"]
+__all__ = [
+    "Stage",
+    "copy_objects",
+    "draw_pair",
+    "list_singles",
+    "open_stage",
+    "run_case",
+    "summarise",
+]
 
 Objects = Mapping[str, Mapping[str, tuple[bytes, float]]]
 Case = dict[int, Fault]
@@ -66,7 +74,7 @@ def open_stage(folder: Path, kind: str) -> Stage:
     first = make_world(folder, files=files)
     count_calls(first)
     if kind == "later":
-        objects = _copy_objects(first)
+        objects = copy_objects(first)
         write_table(folder, CANDIDATES + 1)
     else:
         state = first.inner(first.job.state_root)
@@ -77,7 +85,8 @@ def open_stage(folder: Path, kind: str) -> Stage:
     return Stage(folder, files, objects, tuple(world.injector.calls), reference)
 
 
-def _copy_objects(world: World) -> Objects:
+def copy_objects(world: World) -> Objects:
+    """Return what a world's stores in memory hold now."""
     found = {}
     for location, store in world.stores.items():
         assert isinstance(store, MemoryStore)

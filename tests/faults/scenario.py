@@ -238,7 +238,7 @@ class Outcome:
 
     published: Mapping[str, bytes]
     rejected: Mapping[str, bytes]
-    generations: int
+    generation: int
     facts: Mapping[str, Any]
     scores: tuple[float, ...]
     with_text: tuple[str, ...]
@@ -317,7 +317,7 @@ def read_outcome(world: World) -> Outcome:
     return Outcome(
         published=_read_all(world.inner(job.output_root)),
         rejected=_read_all(world.inner(job.rejected_root)),
-        generations=len(generations),
+        generation=generations[-1].number,
         facts={name: value for name, value in document.items() if name not in moving},
         scores=tuple(sorted(scores.values())),
         with_text=tuple(name for name in names if "/work." in name),
@@ -351,20 +351,29 @@ def play(world: World, reference: Outcome, *, allowed: int) -> Report:
             problems.append(f"not finished after {TRIES} runs: {errors[-1]}")
     problems += [error for error in world.competitor_errors if error.startswith("UNTYPED")]
     if not problems:
-        problems += _compare(read_outcome(world), reference, world.bill, allowed)
+        problems += compare(read_outcome(world), reference, world.bill, allowed)
     faults, calls = world.injector.faults, world.injector.calls
     met = tuple(calls[index] for index in sorted(faults) if index < len(calls))
     every = (*errors, *world.competitor_errors)
     return Report(faults, met, every, world.bill.repeated, tuple(problems))
 
 
-def _compare(found: Outcome, reference: Outcome, bill: Bill, allowed: int) -> Iterator[str]:
-    for name in ("published", "rejected", "generations", "facts", "scores", "with_text", "paid"):
+def compare(
+    found: Outcome, reference: Outcome, bill: Bill, allowed: int, lost: int = 0
+) -> Iterator[str]:
+    """Yield every way in which an outcome is not the reference's.
+
+    ``allowed`` pairs may have been paid again, ``lost`` may be missing in the library.
+    """
+    for name in ("published", "rejected", "generation", "facts", "with_text", "paid"):
         if getattr(found, name) != getattr(reference, name):
             yield f"{name} differ: {_show(getattr(found, name))}"
+    missing = Counter(reference.scores) - Counter(found.scores)
+    if missing.total() > lost or Counter(found.scores) - Counter(reference.scores):
+        yield f"scores differ: {_show(found.scores)}"
     if bill.repeated > allowed:
         yield f"{bill.repeated} pairs were paid again, {allowed} may be"
-    if not bill.repeated and found.spent_requests != bill.requests:
+    if not lost and not bill.repeated and found.spent_requests != bill.requests:
         yield f"{bill.requests} requests were billed, the manifest says {found.spent_requests}"
 
 
