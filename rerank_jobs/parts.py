@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from rerank_jobs.config import Job
 from rerank_jobs.errors import PlanSpoiled, StateError
 from rerank_jobs.ledger.loading import load_segments
-from rerank_jobs.plan.build import connect
+from rerank_jobs.plan.build import connect, explain_disk
 from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, plan_name, run_folder
 from rerank_jobs.plan.schedule import SCHEDULE
 from rerank_jobs.plan.work import read_batches
@@ -160,6 +160,7 @@ def _write_part(
         "ledger": load_segments(store, folder, plan.plan_id).pairs,
     }
     with (
+        explain_disk(scratch),
         contextlib.closing(connect(scratch, job.memory)) as con,
         pa.memory_map(str(open_work(store, shard.files["rows"]))) as source,
     ):

@@ -178,7 +178,7 @@ def _finish(world: World, damage: Damage, errors: list[str], problems: list[str]
             return True
         errors.append(f"run {error}")
         world.wait(SILENCE_SECONDS + 1)
-    if damage.name not in error:
+    if damage.name not in str(error):
         problems.append(f"run does not name {damage.name}: {error}")
     return False
 
