@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -82,7 +83,8 @@ class S3Server:
 def serve_s3() -> Iterator[S3Server]:
     """Run a server on a free port until the context ends; it is ended by its pid."""
     command = [sys.executable, "-m", "tests.s3_server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

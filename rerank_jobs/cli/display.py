@@ -241,6 +241,12 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
         console.print(line)
     counts = ", ".join(f"{count:,} {name}" for name, count in result.statuses.items() if count)
     console.print(f"Documents: {counts or 'none'}")
+    if result.spent.segments_ignored:
+        console.print(
+            f"Ignored: {result.spent.segments_ignored:,} damaged or foreign segments: what they"
+            " held is sent again; rerank-jobs ledger stats names them",
+            soft_wrap=True,
+        )
     if result.generation is None:
         state = open_roots(job).state.location
         console.print(

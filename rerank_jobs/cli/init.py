@@ -32,7 +32,7 @@ partition: {{template: "ds={{key}}"}}  # --partition 2026-11-22 reads and writes
 
 candidates: {{top_k: 100}}           # rerank only the first 100 of each query: cuts before paying
 
-output: {{path: out/shop}}           # published tables only
+output: {{path: out/shop}}           # published tables only: a folder, or s3://bucket/folder
 # state: {{path: out/shop.state}}    # plans, paid scores, manifests; default: beside the output
 
 endpoint:

@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rerank-jobs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_job_commands(commands)
+    _add_ledger(commands)
     _add_serve(commands)
     _add_other_commands(commands)
     return parser
@@ -133,6 +134,42 @@ def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentP
     )
     which.add_argument(
         "--generations", action="store_true", help="list all generations, newest first"
+    )
+
+
+def _add_ledger(commands: Commands) -> None:
+    ledger = commands.add_parser("ledger", help="count, compact, export or import paid scores")
+    actions = ledger.add_subparsers(title="actions", required=True, metavar="ACTION")
+    counted = _add(actions, "stats", "ledger:stats", "print what is paid and kept, by scorer")
+    merged = _add(actions, "compact", "ledger:compact", "bring all sealed scores into one file")
+    taken = _add(
+        actions, "export", "ledger:export", "write scores to a file, by key or with their texts"
+    )
+    brought = _add(
+        actions, "import", "ledger:import_file", "take in scores that were paid elsewhere"
+    )
+    for parser in (counted, merged, taken, brought):
+        parser.add_argument("job", type=Path, help="the job file (YAML)")
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the only output"
+        )
+    taken.add_argument(
+        "--to", type=Path, required=True, metavar="FILE", help="a new .parquet or .csv file"
+    )
+    taken.add_argument(
+        "--partition",
+        metavar="KEY",
+        help="with the texts of this published partition (_all: not partitioned), for an import"
+        " elsewhere",
+    )
+    brought.add_argument("file", type=Path, help="scores as .csv or .parquet")
+    brought.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help="where query, document, score, model, date, provider or parts have other names",
+    )
+    brought.add_argument(
+        "--any-model", action="store_true", help="take scores of other models than the job's too"
     )
 
 

@@ -74,7 +74,9 @@ def compact(store: Store, scorer: str, run: str, plan_id: str, *, again: bool = 
         return 0
     with scratch_folder(store.location) as folder:
         path, segments, ignored = _write_run(store, plan_id, fresh, folder)
-        file = put_scores(store, scorer, path) if path is not None else None
+        if again and not segments:
+            return 0  # what was ignored is as it was
+        file = put_scores(store, scorer, path) if path is not None and segments else None
         library = _add_file(store, scorer, file)
         marker = Marker(scorer, library.identity, library.number, segments, ignored)
         _put_marker(store, run, marker)

@@ -141,7 +141,7 @@ def lookup_sql(store: Store, library: Library, cutoff: datetime) -> str | None:
     # Files of version 1 have no column parts.
     known = any("parts" in pq.read_schema(path).names for path in found)
     parts = "parts" if known else "NULL::INTEGER AS parts"
-    return f"""SELECT query_key, passage_key, score, model, provider, {parts}
+    return f"""SELECT query_key, passage_key, score, model, provider, received_at, {parts}
         FROM read_parquet([{paths}], union_by_name=true)
         SEMI JOIN sends USING (query_key, passage_key) WHERE received_at >= {instant}::TIMESTAMPTZ
         QUALIFY row_number() OVER (PARTITION BY query_key, passage_key

@@ -24,6 +24,7 @@ __all__ = [
     "PackedReply",
     "decode_segment",
     "encode_replies",
+    "encode_rows",
     "encode_segment",
     "pack_reply",
     "segment_name",
@@ -48,8 +49,13 @@ def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
 
 def encode_replies(packed: list[PackedReply], plan_id: str) -> bytes:
     """Return the Arrow IPC file of some packed outcomes, in order."""
+    return encode_rows(_make_batch(packed, plan_id, _blank_schema()))
+
+
+def encode_rows(rows: pa.RecordBatch) -> bytes:
+    """Return the Arrow IPC file of rows of the contract ``ledger``."""
     schema = _blank_schema()
-    batch = _make_batch(packed, plan_id, schema)
+    batch = rows.replace_schema_metadata(schema.metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_batch(batch)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.tables.sink import rebatch
 
-__all__ = ["merge_sorted", "sort_scores", "write_scores"]
+__all__ = ["iterate_merged", "merge_sorted", "sort_scores", "write_scores"]
 
 ROW_GROUP = 65_536
 
@@ -64,14 +64,18 @@ def write_scores(path: Path, tables: Iterator[pa.Table]) -> int:
 
 
 def merge_sorted(paths: Sequence[Path], target: Path) -> int:
-    """Merge sorted files into one, the newest score of each pair; return its rows.
+    """Merge sorted files into one, the newest score of each pair; return its rows."""
+    return write_scores(target, iterate_merged(paths))
+
+
+def iterate_merged(paths: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield the scores of sorted files in order of their keys, the newest of each pair.
 
     At most ``READ_ROWS`` rows of each file are held, besides the compressed pages that they are
     read from.
     """
     with contextlib.ExitStack() as stack:
-        runs = [_Run(_read(stack, path)) for path in paths]
-        return write_scores(target, _merge(runs))
+        yield from _merge([_Run(_read(stack, path)) for path in paths])
 
 
 @dataclass(slots=True)

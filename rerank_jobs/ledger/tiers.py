@@ -12,9 +12,9 @@ def choose_merge(rows: Sequence[int]) -> tuple[int, ...]:
 
     The files are chosen from the smallest on, as far as a file holds at most as many rows as all
     smaller ones together. Whenever nothing is chosen, each file holds more rows than all smaller
-    ones together, so n rows lie in at most log2(n) + 1 files. A row that is merged then lies in a
-    file of half as many rows again at least, unless rows vanish as repeats, each of them once: n
-    rows that are added in any portions are written O(n log n) times in all.
+    ones together, so n rows lie in at most log2(n) + 1 files. What is merged lies in a file at
+    least twice as large afterwards, unless rows vanish as repeats, each of them once: n rows that
+    are added in any portions are written O(n log n) times in all.
     """
     order = sorted(range(len(rows)), key=lambda position: (rows[position], position))
     chosen = smaller = 0

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from rerank_jobs.config import Job
-from rerank_jobs.errors import InputError, RerankJobsError
+from rerank_jobs.errors import InputError, RerankJobsError, StateError
 from rerank_jobs.plan.cluster import Counts, cluster
 from rerank_jobs.plan.counting import ESTIMATE, TokenCounter
 from rerank_jobs.plan.listwise import check_lists, check_windows
@@ -49,6 +49,8 @@ _OUR_MISTAKES = (
 )
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+_LIBRARY_FILE = re.compile(r"/library/[0-9a-f]{32}/scores-[0-9a-f]+\.parquet")
 
 KINDS = ("rows", "candidates", "passages", "schedule")
 
@@ -125,6 +127,7 @@ def build_plan(
     Raises:
         InputError: the table cannot be read, or holds bad rows under ``on_bad_rows: fail``.
         JobError: a listwise model, and lists that cannot be sent as they are.
+        StateError: a file of the library went away while it was read.
 
     """
     rules = _find_rules(job, max_passages, listwise=listwise)
@@ -192,6 +195,10 @@ def _explain(table: InputTable) -> Iterator[None]:
         raise
     except duckdb.Error as error:
         text = str(error)
+        if _LIBRARY_FILE.search(text):
+            raise StateError(
+                "a file of the score library was removed or damaged while it was read: run again"
+            ) from None
         named = [file.name for file in table.files if file.path in text]
         where = f"{table.location}/{named[0]}" if named else table.location
         if re.search(r"(?i)utf-?8", text):

@@ -62,7 +62,10 @@ def write_schedule(
     """
     prices = [ShardPrice() for _ in range(out.shards)]
     reader = con.cursor()
-    for batch in _whole_queries(stream(reader, _sends_sql(library, mode))):
+    reuse = library is not None and mode != "off"
+    if reuse:  # by itself: in one query with the rest the memory of both would add up
+        con.execute(f"CREATE TABLE known AS {library}")
+    for batch in _whole_queries(stream(reader, _sends_sql(reuse=reuse))):
         shards = batch.column("shard").to_numpy()
         starts = np.flatnonzero(np.diff(shards, prepend=shards[:1] - 1))
         for start, stop in zip(starts, [*starts[1:], len(shards)], strict=True):
@@ -74,7 +77,7 @@ def write_schedule(
     return prices
 
 
-def _sends_sql(library: str | None, mode: str) -> str:
+def _sends_sql(*, reuse: bool) -> str:
     repeat = (
         "row_number() OVER (PARTITION BY s.query_key, s.passage_key ORDER BY s.ord) > 1 AS repeat"
     )
@@ -83,12 +86,9 @@ def _sends_sql(library: str | None, mode: str) -> str:
         " NULL::INTEGER AS parts"
     )
     join = ""
-    if library is not None and mode != "off":
+    if reuse:
         known = "l.score, l.model, l.provider, l.parts"
-        join = (
-            f"LEFT JOIN ({library}) AS l"
-            " ON s.query_key = l.query_key AND s.passage_key = l.passage_key"
-        )
+        join = "LEFT JOIN known AS l ON s.query_key = l.query_key AND s.passage_key = l.passage_key"
     return f"""SELECT s.shard, s.query_key, s.chunks, s.tokens, s.query_tokens,
         s.error IS NOT NULL AS refused, {repeat}, {known}
         FROM sends AS s {join} WHERE s.sent ORDER BY s.ord"""

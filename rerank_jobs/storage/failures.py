@@ -48,7 +48,8 @@ def explain(
         return JobError(f"{location}: there is no such bucket: create it, or correct the path")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such object", where)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    if refused or reason.startswith(("401", "403")):  # a listing has no error class of its own
         return PermissionError(errno.EACCES, f"access denied ({reason})", where)
     if isinstance(error, AlreadyExistsError):
         return OSError(errno.EBUSY, "another create is in flight and leaves nothing", where)

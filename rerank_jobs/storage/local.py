@@ -37,6 +37,7 @@ class LocalStore:
         """Name the folder without touching it."""
         self.location = location
         self._root = Path(location)
+        self._durable: set[Path] = set()
 
     def put_if_absent(self, name: str, data: bytes) -> Put:
         """Create the object, or compare it with the one that stands there."""
@@ -144,11 +145,21 @@ class LocalStore:
         return path
 
     def _make_room(self, name: str) -> Path:
+        """Make the object's folders; whoever made one may have died before it was durable.
+
+        So each is made durable in its parent once by every process that puts something in it.
+        """
         target = self._root / name
-        missing = [folder for folder in target.parents if not folder.exists()]
+        new = [folder for folder in target.parents if not folder.exists()]
+        new += [
+            folder
+            for folder in target.parents
+            if self._root in folder.parents and folder not in self._durable
+        ]
         target.parent.mkdir(parents=True, exist_ok=True)
-        for folder in missing:
+        for folder in dict.fromkeys(new):
             sync_folder(folder.parent)
+            self._durable.add(folder)
         return target
 
 

@@ -39,7 +39,7 @@ def url() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def base(request: pytest.FixtureRequest) -> str:
     """Return the location of an empty bucket."""
     if request.param == "memory":
@@ -90,6 +90,7 @@ def test_a_job_in_a_bucket_runs_verifies_and_runs_again_for_nothing(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("far", ["state", "output"])
 def test_state_and_output_may_be_of_different_kinds(
     tmp_path: Path, capsys: Capture, url: str, bucket: str, far: str
@@ -109,6 +110,7 @@ def test_state_and_output_may_be_of_different_kinds(
         assert read_parts(tmp_path / "mixed" / "out") == wanted
 
 
+@pytest.mark.slow
 def test_a_damaged_part_in_a_bucket_is_named_by_its_place(
     tmp_path: Path, capsys: Capture, url: str, bucket: str
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def look_up(
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'Asia/Tokyo'")
         con.register("sends", sends)
-        rows: list[Any] = con.execute(sql).fetchall()
+        names = "query_key, passage_key, score, model"
+        rows: list[Any] = con.execute(f"SELECT {names} FROM ({sql})").fetchall()
     found = {int.from_bytes(row[0], "big"): (row[2], row[3]) for row in rows}
     assert len(found) == len(rows)
     return found
@@ -228,6 +229,15 @@ def test_a_damaged_library_is_a_typed_error(store: LocalStore, damage: str) -> N
         store.put(name, store.read(name)[:-1])
     with pytest.raises(StateError, match=r"scores-.*restore it, or remove library/"):
         look_up(store)
+
+
+def test_pieces_are_kept(store: LocalStore) -> None:
+    """As how many pieces a passage was sent goes into the library with its score."""
+    whole, cut = make_scored(0, passages=1), replace(make_scored(1, passages=1), parts=4)
+    put_segment(store, [whole, cut])
+    compact(store, SCORER, RUN, PLAN)
+    (file,) = read_library(store, SCORER).files
+    assert pq.read_table(store.fetch(file.name)).column("parts").to_pylist() == [None, 4]
 
 
 def test_the_library_holds_no_text(store: LocalStore) -> None:

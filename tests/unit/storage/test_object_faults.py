@@ -79,7 +79,7 @@ def put(store: ObjectStore, folder: Path, kind: str) -> Put:
     return store.put_file_if_absent("name", source)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "file"])
+@pytest.mark.parametrize("kind", ["bytes", pytest.param("file", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("faults", "attempts", "wanted"),
     [
@@ -115,7 +115,7 @@ def test_an_own_create_is_recognised_whatever_the_reply_was(
     assert store.read("name") == b"ours"
 
 
-@pytest.mark.parametrize("kind", ["bytes", "file"])
+@pytest.mark.parametrize("kind", ["bytes", pytest.param("file", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", ["drop", "drop_before", "500_after", "500_before", "409", "403"])
 def test_what_another_created_is_theirs_whatever_the_reply_was(
     monkeypatch: pytest.MonkeyPatch,
@@ -213,6 +213,7 @@ def test_a_fetched_copy_is_made_once_and_does_not_change(location: str, s3: S3Se
     assert (store.fetch("name").read_bytes(), first.read_bytes()) == (b"two", b"one")
 
 
+@pytest.mark.slow
 def test_copies_of_a_killed_process_are_removed_by_the_next(tmp_path: Path, location: str) -> None:
     """Copies may hold text: they do not outlive their process longer than until the next."""
     ObjectStore(location).put("name", b"canary")
@@ -230,6 +231,7 @@ def test_copies_of_a_killed_process_are_removed_by_the_next(tmp_path: Path, loca
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_copies_of_its_own(tmp_path: Path) -> None:
     """A child neither uses its parent's folder nor removes it at its end."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -263,6 +265,13 @@ def test_no_error_holds_a_key_or_an_address(
         assert not any(value in said for name, value in s3.env.items() if "KEY" in name)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
+
+
+def test_a_refused_listing_is_a_refusal(s3: S3Server, location: str) -> None:
+    """The client has no error class for it; ours is a ``PermissionError`` like any other."""
+    s3.inject("403", method="GET")
+    with pytest.raises(PermissionError, match="access denied"):
+        open_store(location).entries()
 
 
 def test_a_bucket_that_does_not_exist_is_told_as_that(s3: S3Server) -> None:
@@ -332,3 +341,11 @@ def test_a_large_file_is_not_held_in_memory(tmp_path: Path, location: str) -> No
     print(f"{megabytes} MB for 200 MB")
     assert outcome == "CREATED SAME"
     assert int(megabytes) <= 80
+
+
+def test_other_clouds_open_by_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's and Azure's locations make stores without touching the network."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    for location in ("gs://bucket/folder", "az://container/folder"):
+        store = open_store(location)
+        assert (store.location, repr(store)) == (location, f"ObjectStore({location!r})")

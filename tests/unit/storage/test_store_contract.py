@@ -61,6 +61,7 @@ def test_a_file_is_put_like_bytes_and_keeps_its_place(store: Store, tmp_path: Pa
     assert (store.read("a/b"), one.read_bytes()) == (b"one", b"one")
 
 
+@pytest.mark.slow
 def test_a_file_of_several_blocks_is_compared_and_fetched_whole(
     store: Store, tmp_path: Path
 ) -> None:
@@ -159,7 +160,7 @@ def test_stores_of_one_place_do_not_see_each_other(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "rounds", [pytest.param(10, id="fast"), pytest.param(200, marks=pytest.mark.slow, id="slow")]
+    "rounds", [pytest.param(5, id="fast"), pytest.param(200, marks=pytest.mark.slow, id="slow")]
 )
 def test_of_racing_creators_exactly_one_wins(store: Store, rounds: int) -> None:
     """In every round of 8 racing threads one creates, 7 are told OTHER, and its bytes stand."""
