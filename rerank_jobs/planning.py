@@ -21,7 +21,7 @@ from rerank_jobs.plan.tokenizer import make_counter, read_tokenizer
 from rerank_jobs.publish.generations import Generation, read_generations
 from rerank_jobs.publish.publisher import Roots, find_published
 from rerank_jobs.score import DIALECTS, body_fields, ranks_listwise, read_access
-from rerank_jobs.storage import open_store, scratch_folder
+from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
 from rerank_jobs.upkeep import (
     add_up_spent,
@@ -101,8 +101,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     published = _find_published(roots, partition, identity)
     if published is not None:
         return published
-    if state.exists(plan_name(partition, identity)):
-        plan = read_plan(state, partition, identity)
+    plan = _read_frozen(state, partition, identity)
+    if plan is not None:
         outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
@@ -136,6 +136,17 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         check_outlook(job, outlook)
         plan = freeze(state, job, table, partition, scorer, identity, draft, limit_queries)
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
+
+
+def _read_frozen(state: Store, partition: str, identity: str) -> Plan | None:
+    """Return the frozen plan, ``None`` if there is none; a damaged one is removed and made anew."""
+    try:
+        return read_plan(state, partition, identity)
+    except FileNotFoundError:
+        return None
+    except StateError:
+        state.delete(plan_name(partition, identity))
+        return None
 
 
 def _find_published(roots: Roots, partition: str, identity: str) -> Planned | None:

@@ -11,7 +11,7 @@ from rerank_jobs.config import Job, check_partition_key
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.owners import make_process_owner
-from rerank_jobs.parts import read_done
+from rerank_jobs.parts import drop_spoiled, open_work, read_done
 from rerank_jobs.plan.frozen import Plan, read_plan, run_folder
 from rerank_jobs.planning import Planned, open_roots
 from rerank_jobs.publish.generations import Generation, Part, read_current, read_generations
@@ -70,6 +70,8 @@ def publish_partition(
     done = read_all_done(roots.state, plan)
     rejected = None
     if plan.rejected is not None:
+        with drop_spoiled(roots.state, plan):
+            open_work(roots.state, plan.rejected)
         rows = sum(plan.promise.reasons.values())
         rejected = Part(plan.rejected.name, plan.rejected.sha256, plan.rejected.size, rows)
     order = PublishOrder(

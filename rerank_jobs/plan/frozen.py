@@ -197,7 +197,9 @@ def _put_work(
 def _put_file(store: Store, path: Any, name: str) -> dict[str, Any]:
     digest = sha256_of_file(path)
     file = WorkFile(name.format(sha8=digest[:8]), digest, path.stat().st_size)
-    store.put_file_if_absent(file.name, path)
+    if store.put_file_if_absent(file.name, path) is Put.OTHER:
+        store.delete(file.name)  # its name is its digest: what stands there was damaged
+        store.put_file_if_absent(file.name, path)
     return asdict(file)
 
 

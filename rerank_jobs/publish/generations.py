@@ -92,7 +92,7 @@ def iterate_newest(store: Store, partition: str) -> Iterator[Generation]:
     names = [name for _, name in iterate_numbered(store, f"{partition}/manifest", ".json")]
     for name in reversed(names):
         try:
-            yield _decode(name, read_json(store, name))
+            yield _read(store, name)
         except StateError:
             if name == names[-1]:
                 raise
@@ -138,6 +138,15 @@ def _look(store: Store, name: str, data: bytes, error: OSError) -> bool:
         ) from error
 
 
+def _read(store: Store, name: str) -> Generation:
+    try:
+        return _decode(name, read_json(store, name))
+    except StateError as error:
+        raise StateError(
+            f"{error}, or remove it and run again: the table is published anew from what is paid"
+        ) from None
+
+
 def _decode(name: str, document: dict[str, Any]) -> Generation:
     try:
         return Generation(
@@ -150,4 +159,4 @@ def _decode(name: str, document: dict[str, Any]) -> Generation:
             withdrawn=tuple(document.get("withdrawn", ())),
         )
     except (KeyError, TypeError, ValueError):
-        raise StateError(f"{name}: not a manifest of this version") from None
+        raise StateError(f"{name}: not a manifest of this version: use that version") from None
