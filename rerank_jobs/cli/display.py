@@ -16,6 +16,7 @@ from rerank_jobs.config import API_SEARCH_USD, Job
 from rerank_jobs.dollars import show_usd
 from rerank_jobs.job import Planned, RunResult, open_roots
 from rerank_jobs.plan.promise import SAVINGS, Promise
+from rerank_jobs.publish.generations import Generation
 from rerank_jobs.score import Progress
 
 __all__ = ["RunDisplay", "format_duration", "print_promise", "print_result"]
@@ -38,12 +39,22 @@ def print_promise(console: Console, job: Job, planned: Planned) -> None:
     where = "" if planned.partition == "_all" else f", partition {planned.partition}"
     console.print(Text(f"Plan {planned.plan_id[:8]} of job {job.name}{where}", style="bold"))
     if planned.current is not None:
-        console.print(f"Already published as generation {planned.current.number}: nothing to send.")
+        console.print(_describe_published(planned, planned.current), soft_wrap=True)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in [*_promise_rows(job, promise), *_paid_rows(planned), *_budget_rows(planned.outlook)]:
         table.add_row(*row)
     console.print(table)
+
+
+def _describe_published(planned: Planned, current: Generation) -> str:
+    if not planned.withdrawn:
+        return f"Already published as generation {current.number}: nothing to send."
+    return (
+        f"This plan is withdrawn: generation {current.number} went back to generation"
+        f" {current.document.get('restores')}. Nothing is sent or changed. To bring it back:"
+        " rerank-jobs paths --generations lists its number, publish --generation takes it."
+    )
 
 
 def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:

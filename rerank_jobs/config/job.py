@@ -20,6 +20,7 @@ from rerank_jobs.config.limits import (
     Failures,
     Ledger,
     Memory,
+    Publish,
     Reuse,
     Runtime,
     Shards,
@@ -47,6 +48,7 @@ class Job(Part):
     budget: Budget = Budget()
     failures: Failures = Failures()
     reuse: Reuse = Reuse()
+    publish: Publish = Publish()
     ledger: Ledger = Ledger()
     shards: Shards = Shards()
     memory: Memory = 10**9

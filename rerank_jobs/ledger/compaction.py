@@ -32,7 +32,7 @@ from rerank_jobs.ledger.tiers import choose_merge
 from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json, sha256_of_file
 from rerank_jobs.storage.store import iterate_numbered
 
-__all__ = ["Marker", "compact", "merge_all", "put_scores", "read_markers"]
+__all__ = ["Marker", "compact", "merge_all", "put_scores", "read_markers", "upgrade_library"]
 
 SORT_ROWS = 1_000_000
 """Scores that are sorted in memory at once, unless a single shard has more."""
@@ -78,6 +78,8 @@ def compact(store: Store, scorer: str, run: str, plan_id: str, *, again: bool = 
             return 0  # what was ignored is as it was
         file = put_scores(store, scorer, path) if path is not None and segments else None
         library = _add_file(store, scorer, file)
+        if file is not None and path is not None:
+            _make_sure(store, scorer, file, path)
         marker = Marker(scorer, library.identity, library.number, segments, ignored)
         _put_marker(store, run, marker)
         with contextlib.suppress(StateError):  # planning tells of damage; what is paid stands in it
@@ -99,6 +101,20 @@ def merge_all(store: Store, scorer: str) -> Library:
             _merge(store, scorer, library, library.files[:MERGED_AT_ONCE], folder)
             library = read_library(store, scorer)
         return library
+
+
+def upgrade_library(store: Store, scorer: str) -> None:
+    """Follow a library manifest of version 1, which named segments, by one that does not.
+
+    What it said of them is noted beside them first. Safe to repeat, to race and to be killed in.
+
+    Raises:
+        StateError: the manifest is damaged.
+
+    """
+    while (library := read_library(store, scorer)).old_segments:
+        _note_old_segments(store, scorer, library)
+        put_library(store, scorer, library, library.files)
 
 
 def read_markers(store: Store, run: str) -> list[Marker]:
@@ -239,14 +255,21 @@ def _merge(
     path = folder / "merged.parquet"
     merge_sorted(fetch_library(store, part), path)
     merged = put_scores(store, scorer, path)
-    path.unlink()
     while True:
         library = read_library(store, scorer)
         if not set(old) <= set(library.files):
-            return
+            break
         kept = [file for file in library.files if file not in old and file.name != merged.name]
         if put_library(store, scorer, library, [*kept, merged]) is not None:
-            return
+            _make_sure(store, scorer, merged, path)
+            break
+    path.unlink()
+
+
+def _make_sure(store: Store, scorer: str, file: LibraryFile, path: Path) -> None:
+    """Put a file again that went after it was put: an older one of its name may be garbage."""
+    if not store.exists(file.name):
+        put_scores(store, scorer, path)
 
 
 def _put_marker(store: Store, run: str, marker: Marker) -> None:

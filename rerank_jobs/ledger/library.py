@@ -68,7 +68,10 @@ def read_library(store: Store, scorer: str) -> Library:
     numbered = list(iterate_numbered(store, f"library/{scorer}/manifest", ".json"))
     if not numbered:
         return Library(0, (), uuid.uuid4().hex)
-    document = read_json(store, numbered[-1][1])
+    try:
+        document = read_json(store, numbered[-1][1])
+    except StateError as error:
+        raise StateError(f"{error}, or {_begin_anew(numbered[-1][1])}") from None
     names = LibraryFile.__dataclass_fields__
     files = [LibraryFile(**{name: item[name] for name in names}) for item in document["files"]]
     segments = [name for item in document["files"] for name in item.get("segments", ())]
@@ -169,9 +172,14 @@ def _fetch(store: Store, file: LibraryFile) -> Path:
             return path
         problem = "is damaged"
     raise StateError(
-        f"{store.location}/{file.name}: {problem}: restore it, or remove"
-        f" {file.name.rpartition('/')[0]} and run rerank-jobs ledger compact: what segments still"
-        " hold comes back, the rest is paid again"
+        f"{store.location}/{file.name}: {problem}: restore it, or {_begin_anew(file.name)}"
+    )
+
+
+def _begin_anew(name: str) -> str:
+    return (
+        f"remove {'/'.join(name.split('/')[:2])} and run rerank-jobs ledger compact: what"
+        " segments still hold comes back, the rest is paid again"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from rerank_jobs.plan.work import (
 from rerank_jobs.tables.sink import choose_row_group
 from rerank_jobs.tables.sources import InputTable
 
-__all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards"]
+__all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards", "explain_disk"]
 
 MAX_SHARDS = 256
 
@@ -45,6 +47,8 @@ _OUR_MISTAKES = (
     duckdb.ParserException,
     duckdb.SyntaxException,
 )
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 _LIBRARY_FILE = re.compile(r"/library/[0-9a-f]{32}/scores-[0-9a-f]+\.parquet")
 
@@ -87,6 +91,22 @@ def connect(folder: Path, memory: int) -> duckdb.DuckDBPyConnection:
     return con
 
 
+@contextlib.contextmanager
+def explain_disk(folder: Path) -> Iterator[None]:
+    """Turn what the database says of a disk that is full or broken into an ``OSError``.
+
+    Without it a full disk would look like a damaged table, or like a mistake of ours.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        text = str(error)
+        for number in _DISK_ERRORS:
+            if os.strerror(number) in text:
+                raise OSError(number, os.strerror(number), str(folder.parent)) from None
+        raise
+
+
 def build_plan(
     job: Job,
     table: InputTable,
@@ -111,7 +131,11 @@ def build_plan(
 
     """
     rules = _find_rules(job, max_passages, listwise=listwise)
-    with contextlib.closing(connect(folder, job.memory)) as con, _explain(table):
+    with (
+        _explain(table),
+        explain_disk(folder),
+        contextlib.closing(connect(folder, job.memory)) as con,
+    ):
         shards = count_shards(table.rows, job.shards.rows_per_shard)
         counts = cluster(con, table, job, salt, shards)
         _check_rows(con, table, job)

@@ -53,6 +53,7 @@ async def score_requests(  # noqa: PLR0913
     accept: Callable[[Outcome], Awaitable[None]],
     shorten: Shorten | None = None,
     observe: Callable[[Progress], None] | None = None,
+    conclude: Callable[[ScoreTotals], None] | None = None,
     stop: asyncio.Event | None = None,
     rng: random.Random | None = None,
     wall_clock: Callable[[], float] = time.time,
@@ -67,7 +68,8 @@ async def score_requests(  # noqa: PLR0913
     succeeded for ``patience_seconds``, and when ``stop`` is set: then nothing more is sent, and
     what is in flight is waited for and accepted. Requests without an outcome stay unscored.
 
-    ``requests`` is read lazily in a worker thread. ``observe`` gets at most ten snapshots a second.
+    ``requests`` is read lazily in a worker thread. ``observe`` gets at most ten snapshots a second,
+    ``conclude`` the totals at the end, also where an exception is that: they tell what it cost.
     Time is the running loop's; ``wall_clock`` (seconds since the epoch) only dates replies.
 
     Raises:
@@ -86,7 +88,7 @@ async def score_requests(  # noqa: PLR0913
         rng=rng or random.Random(),  # noqa: S311 - jitter
         wall_clock=wall_clock,
     )
-    return await run.complete(stop)
+    return await run.complete(stop, conclude)
 
 
 class _Run:
@@ -142,7 +144,9 @@ class _Run:
         self._dispatcher: asyncio.Task[None] | None = None
         self._observed_at = float("-inf")
 
-    async def complete(self, stop: asyncio.Event | None) -> ScoreResult:
+    async def complete(
+        self, stop: asyncio.Event | None, conclude: Callable[[ScoreTotals], None] | None
+    ) -> ScoreResult:
         watcher = asyncio.create_task(self._watch(stop)) if stop is not None else None
         self._dispatcher = asyncio.create_task(self._dispatch())
         alarm = self._set_alarm()
@@ -153,12 +157,15 @@ class _Run:
             if alarm is not None:
                 alarm.cancel()
             await self._clean_up(watcher)
+        totals = self._meter.totals(self._time())
+        if conclude is not None:
+            conclude(totals)
         if self._crash is not None:
             if self._later_crashes:
                 self._crash.add_note(f"{self._later_crashes} more sends ended in an error")
             raise self._crash
         self._report(last=True)
-        return ScoreResult(self._meter.totals(self._time()), self._stop)
+        return ScoreResult(totals, self._stop)
 
     # The dispatcher.
 

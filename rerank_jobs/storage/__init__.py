@@ -2,7 +2,7 @@
 
 from rerank_jobs.storage.local import LocalStore, sync_folder
 from rerank_jobs.storage.objects import ObjectStore
-from rerank_jobs.storage.scratch import scratch_folder
+from rerank_jobs.storage.scratch import find_stale_scratch, scratch_folder
 from rerank_jobs.storage.store import (
     Entry,
     Put,
@@ -19,6 +19,7 @@ __all__ = [
     "ObjectStore",
     "Put",
     "Store",
+    "find_stale_scratch",
     "open_store",
     "read_json",
     "scratch_folder",

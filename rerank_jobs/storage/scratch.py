@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["process_folder", "scratch_folder"]
+__all__ = ["find_stale_scratch", "process_folder", "scratch_folder"]
 
 PREFIX = "scratch-"
 
@@ -55,6 +55,19 @@ def process_folder() -> Path:
         return Path(lock.name).parent
 
 
+def find_stale_scratch(location: str, *, remove: bool = False) -> list[Path]:
+    """Return scratch folders of a location that no process uses, and ``remove`` them if told."""
+    parent = _temporary() if "://" in location else Path(location)
+    found = []
+    for folder in sorted(parent.glob(f"{PREFIX}*")):
+        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.append(folder)
+            if remove:
+                shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
 def _remove_own(process: int, folder: Path) -> None:
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +89,4 @@ def _create(parent: Path) -> TextIO:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+    find_stale_scratch(str(parent), remove=True)

@@ -121,7 +121,9 @@ def read_json(store: Store, name: str) -> dict[str, Any]:
     except (orjson.JSONDecodeError, AttributeError, TypeError):
         valid = False
     if not valid:
-        raise StateError(f"{store.location}/{name}: damaged (its checksum does not fit)")
+        raise StateError(
+            f"{store.location}/{name}: damaged (its checksum does not fit): restore it"
+        )
     return dict(value)
 
 
