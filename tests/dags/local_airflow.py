@@ -101,7 +101,7 @@ def _send(url: str, data: Any = None, token: str = "") -> Any:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started, which Airflow's components do not do by themselves."""
-    family = [process_ for process_ in _find_family(process.pid) if process_.is_running()]
+    family = _find_family(process.pid)
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.terminate()
