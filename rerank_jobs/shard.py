@@ -36,10 +36,12 @@ from rerank_jobs.publish.publisher import ShardPart
 from rerank_jobs.score import (
     DIALECTS,
     Progress,
+    RedisLimitStore,
     ScoreResult,
     ScoreSettings,
     open_client,
     read_access,
+    read_shared_limit,
     score_requests,
 )
 from rerank_jobs.storage import Store, read_json, seal_json
@@ -196,8 +198,13 @@ def _send(
     observe: Callable[[Progress], None] | None,
 ) -> ScoreResult:
     key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
+    ca_file = job.endpoint.ca_file
+    shared = read_shared_limit(
+        job.endpoint, settings, key, access, None if ca_file is None else job.resolve(ca_file)
+    )
 
     async def send() -> ScoreResult:
+        limit_store = None if shared is None else RedisLimitStore(shared)
         client = open_client(job.endpoint, key, access=access, transport=transport())
         ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
         with _stop_on_signal(claim) as stop:
@@ -212,9 +219,12 @@ def _send(
                         shorten=functools.partial(_shorten, job.context),
                         observe=observe,
                         stop=stop,
+                        limit_store=limit_store,
                     )
             finally:
                 await client.aclose()
+                if limit_store is not None:
+                    await limit_store.aclose()
 
     return asyncio.run(send())
 

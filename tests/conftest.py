@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.redis_server import run_redis
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,6 +19,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real tables (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Return the port of a Redis server; tests that need it skip where there is none."""
+    with run_redis(tmp_path_factory.mktemp("redis")) as port:
+        yield port
 
 
 @pytest.fixture(autouse=True)

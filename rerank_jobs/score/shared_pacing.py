@@ -1,0 +1,208 @@
+"""When the next send may leave under a limit that any number of processes share.
+
+The credits stand in a store that all of them reach (``limit_store``). Each is booked before its
+send, in order of asking, and comes back one window after the response. What a process that died
+had booked comes back by itself, when no server can count it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+from uuid import uuid4
+
+from rerank_jobs.errors import LimitStop
+from rerank_jobs.score.pacing import CountedShare, Pause
+
+__all__ = ["USE_SECONDS", "LimitStore", "Return", "SharedPacer", "StoreAway"]
+
+USE_SECONDS = 2.0
+"""A send leaves at most so long after its credit is due, or books another one."""
+
+RETURN_SECONDS = 0.25
+"""Returns wait at most so long for a booking that takes them along."""
+
+RECHECK_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+CLOSE_SECONDS = 2.0
+
+
+class StoreAway(Exception):
+    """The store did not answer; what was asked may or may not have been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A credit that is handed back, ``age_seconds`` after its response; ``None``: it was not used.
+
+    ``counted``: the tokens that the endpoint says it counted, ``None`` where it does not.
+    """
+
+    credit: str
+    age_seconds: float | None
+    counted: int | None = None
+
+
+class LimitStore(Protocol):
+    """Keeps the credits of all processes; whatever is asked twice is done once."""
+
+    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float:
+        """Take ``returns`` back, then book the credit ``booked`` (``NAME:TOKENS``; "": none).
+
+        Return in how many seconds it may be used. ``spaced``: the tokens that it is spaced by.
+
+        Raises:
+            StoreAway: no answer came.
+            LimitStop: the store refuses us.
+
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    credit: str
+    answered_at: float | None
+    counted: int | None
+
+
+class SharedPacer:
+    """Admits at most what the store's limits allow to all processes together.
+
+    One caller is admitted at a time, and processes in order of asking. Time is the running loop's.
+    """
+
+    def __init__(self, store: LimitStore, window_seconds: float, patience_seconds: float) -> None:
+        """Begin; a store that is away for ``patience_seconds`` makes ``admit`` raise LimitStop."""
+        self._loop = asyncio.get_running_loop()
+        self.pause = Pause()
+        self._store = store
+        self._window = window_seconds
+        self._patience = patience_seconds
+        self._turn = asyncio.Lock()
+        self._process = uuid4().hex
+        self._numbers = count()
+        self._counted_share = CountedShare()
+        self._returned: list[_Returned] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._returning: asyncio.Task[None] | None = None
+
+    def is_open(self, now: float) -> bool:  # noqa: ARG002
+        """Return false: the store has to be asked."""
+        return False
+
+    async def admit(self, tokens: int = 0) -> str:
+        """Wait until one send of ``tokens`` may leave; return the credit that it holds.
+
+        Raises:
+            LimitStop: the store is away or refuses us; without its word nothing is sent.
+
+        """
+        async with self._turn:
+            while True:
+                await self.pause.wait()
+                credit = f"{self._process}-{next(self._numbers)}:{tokens}"
+                if await self._wait_for(credit, math.ceil(tokens * self._counted_share.value)):
+                    return credit
+
+    def give_back(self, credit: str, tokens: int = 0, *, counted: int | None = None) -> None:
+        """Return a credit, from one window after now: its response has just come.
+
+        ``counted``: the tokens that the endpoint says it counted.
+        """
+        if counted is not None:
+            self._counted_share.learn(tokens, counted)
+        # Where no tokens were booked nobody limits them.
+        self._hand_back(_Returned(credit, self._loop.time(), counted if tokens else None))
+
+    async def aclose(self) -> None:
+        """Hand back what is left; a store that does not answer has to wait for the credits' end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(StoreAway, LimitStop, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if self._returning is not None:
+                    await self._returning
+                if self._returned:
+                    await self._exchange()
+
+    async def _wait_for(self, credit: str, spaced: int) -> bool:
+        """Book a credit and wait until it is due; false: it could not be used in time."""
+        used = False
+        try:
+            due = await self._book(credit, spaced)
+            await self.pause.sleep_until(due)
+            used = self.pause.is_over() and self._loop.time() <= due + USE_SECONDS
+        finally:
+            if not used:
+                self._hand_back(_Returned(credit, None, None))
+        return used
+
+    async def _book(self, credit: str, spaced: int) -> float:
+        """Return the instant (loop time) from which the credit may be used."""
+        while True:
+            wait = await self._insist(credit, spaced)
+            # The clock is read after the answer: the store's instant is never earlier than ours.
+            now = self._loop.time()
+            if wait <= self._window:
+                return now + wait
+            # So far ahead only credits whose responses have not come yet decide: ask again.
+            await self.pause.sleep_until(now + min(RECHECK_SECONDS, wait - self._window))
+
+    async def _insist(self, credit: str, spaced: int) -> float:
+        began = self._loop.time()
+        while True:
+            try:
+                return await self._exchange(credit, spaced)
+            except StoreAway as error:
+                away = self._loop.time() - began
+                if away >= self._patience:
+                    raise LimitStop(
+                        f"endpoint.limit_store gave no answer for {away:.0f} s ({error}), and"
+                        " without it nothing is sent: run again when it is back"
+                    ) from None
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _exchange(self, credit: str = "", spaced: int = 0) -> float:
+        """Ask the store once, and take along what is to be returned."""
+        taken, self._returned = self._returned, []
+        now = self._loop.time()
+        done = False
+        try:
+            wait = await self._store.exchange(
+                credit,
+                spaced,
+                [
+                    Return(
+                        one.credit,
+                        None if one.answered_at is None else now - one.answered_at,
+                        one.counted,
+                    )
+                    for one in taken
+                ],
+            )
+            done = True
+        finally:
+            if not done:
+                self._returned = taken + self._returned
+        return wait
+
+    def _hand_back(self, returned: _Returned) -> None:
+        self._returned.append(returned)
+        if self._timer is None:
+            seconds = min(RETURN_SECONDS, self._window / 8)
+            self._timer = self._loop.call_later(seconds, self._start_returning)
+
+    def _start_returning(self) -> None:
+        self._timer = None
+        if self._returned and (self._returning is None or self._returning.done()):
+            self._returning = self._loop.create_task(self._return_all())
+
+    async def _return_all(self) -> None:
+        # What fails now goes along with the next booking, or at the end.
+        with contextlib.suppress(StoreAway, LimitStop):
+            await self._exchange()
