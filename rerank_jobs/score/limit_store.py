@@ -29,6 +29,9 @@ __all__ = ["RedisLimitStore", "SharedLimit", "make_script", "read_shared_limit"]
 CALL_SECONDS = 5.0
 """For one question and its answer, and for connecting."""
 
+PRESENT_SECONDS = 5.0
+"""Who waits for a credit and has not asked for so long loses its place."""
+
 REDIS_TIME = """local clock = redis.call("TIME")
 local now = clock[1] * 1000000 + clock[2]"""
 
@@ -111,7 +114,10 @@ def _name_limit(endpoint: Endpoint, key: Secret | None, access: Access) -> str:
 
 def make_script(now: str = REDIS_TIME) -> str:
     """Return the script with its constants; ``now`` is the Lua that sets the clock ``now``."""
-    constants = f"local BURST, HEAD_SHARE, TOKEN_SLICES = {BURST}, {HEAD_SHARE}, {TOKEN_SLICES}"
+    constants = (
+        f"local BURST, HEAD_SHARE, TOKEN_SLICES = {BURST}, {HEAD_SHARE}, {TOKEN_SLICES}\n"
+        f"local PRESENT = {_micros(PRESENT_SECONDS)}"
+    )
     rules = resources.files(__package__).joinpath("limit.lua").read_text(encoding="utf-8")
     return f"{constants}\n{now}\n{rules}"
 
@@ -126,14 +132,14 @@ class RedisLimitStore:
         """Connect to nothing yet."""
         self._limit = limit
         self._script = script or make_script()
-        self._keys = [f"{limit.name}:{part}" for part in ("state", "credits", "rates")]
+        self._keys = [f"{limit.name}:{part}" for part in ("state", "credits", "waiting", "rates")]
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
         self._sha = ""
         self._run: str | None = None
         self._moved = False
 
-    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float:
+    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float | None:
         """Hand credits back and book one, see ``LimitStore``.
 
         Raises:
@@ -156,13 +162,13 @@ class RedisLimitStore:
                     # An answer may still be on its way: it must not be taken for the next one's.
                     await self._disconnect()
             self._moved = False
-        return micros / 1e6
+        return None if micros is None else micros / 1e6
 
     async def aclose(self) -> None:
         """Close the connection."""
         await self._disconnect()
 
-    async def _evaluate(self, booked: str, spaced: int, returns: Sequence[Return]) -> int:
+    async def _evaluate(self, booked: str, spaced: int, returns: Sequence[Return]) -> int | None:
         limit = self._limit
         arguments: list[str | int] = [
             self._run or "",
@@ -177,7 +183,10 @@ class RedisLimitStore:
         for one in returns:
             age = -1 if one.age_seconds is None else _micros(one.age_seconds)
             arguments += [one.credit, age, -1 if one.counted is None else one.counted]
-        return int(await self._ask("EVALSHA", self._sha, len(self._keys), *self._keys, *arguments))
+        micros: int | None = await self._ask(
+            "EVALSHA", self._sha, len(self._keys), *self._keys, *arguments
+        )
+        return micros
 
     async def _connect(self) -> None:
         """Connect, load the script, and learn which run of the server this is."""

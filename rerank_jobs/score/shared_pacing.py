@@ -51,10 +51,11 @@ class Return:
 class LimitStore(Protocol):
     """Keeps the credits of all processes; whatever is asked twice is done once."""
 
-    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float:
+    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float | None:
         """Take ``returns`` back, then book the credit ``booked`` (``NAME:TOKENS``; "": none).
 
-        Return in how many seconds it may be used. ``spaced``: the tokens that it is spaced by.
+        Return in how many seconds it may be used, below zero if that was possible earlier;
+        ``None``: nobody knows yet, ask again. ``spaced``: the tokens that it is spaced by.
 
         Raises:
             StoreAway: no answer came.
@@ -144,16 +145,14 @@ class SharedPacer:
 
     async def _book(self, credit: str, spaced: int) -> float:
         """Return the instant (loop time) from which the credit may be used."""
-        while True:
+        wait = await self._insist(credit, spaced)
+        while wait is None:
+            await asyncio.sleep(min(RECHECK_SECONDS, self._window / 8))
             wait = await self._insist(credit, spaced)
-            # The clock is read after the answer: the store's instant is never earlier than ours.
-            now = self._loop.time()
-            if wait <= self._window:
-                return now + wait
-            # So far ahead only credits whose responses have not come yet decide: ask again.
-            await self.pause.sleep_until(now + min(RECHECK_SECONDS, wait - self._window))
+        # The clock is read after the answer: our instant is never earlier than the store's.
+        return self._loop.time() + wait
 
-    async def _insist(self, credit: str, spaced: int) -> float:
+    async def _insist(self, credit: str, spaced: int) -> float | None:
         began = self._loop.time()
         while True:
             try:
@@ -167,7 +166,7 @@ class SharedPacer:
                     ) from None
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _exchange(self, credit: str = "", spaced: int = 0) -> float:
+    async def _exchange(self, credit: str = "", spaced: int = 0) -> float | None:
         """Ask the store once, and take along what is to be returned."""
         taken, self._returned = self._returned, []
         now = self._loop.time()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rerank_jobs.score.limit_store import PRESENT_SECONDS
 from rerank_jobs.score.pacing import BURST, HEAD_SHARE, TOKEN_SLICES
 from rerank_jobs.score.shared_pacing import Return, StoreAway
 
@@ -38,6 +39,7 @@ class LimitModel:
     free: float = 0.0
     token_free: float = 0.0
     credits: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     rates: dict[tuple[float, float], float] = field(default_factory=dict)
 
     def exchange(
@@ -50,7 +52,7 @@ class LimitModel:
         *,
         run: str = "run",
         moved: bool = False,
-    ) -> int:
+    ) -> int | None:
         """Do what the script does in one step; return how long until the booked credit is due."""
         window, life = round(rates.window_seconds * MICRO), round(rates.life_seconds * MICRO)
         self.opens = now if self.opens is None else self.opens
@@ -62,15 +64,19 @@ class LimitModel:
         for one in returns:
             self._take_back(one, now, window)
         limit, token_limit = self._find_lowest(rates, now, life)
-        if not booked:
-            return 0
-        self.credits.pop(booked, None)
-        due = self._find_due(tokens_of(booked), limit, token_limit, window)
-        due = self._space(max(due, now), spaced, limit, token_limit, (now, window))
-        self.credits[booked] = due + life
-        return due - now
+        if booked and booked not in self.credits:
+            self.waiting[booked] = (spaced, life, now)  # a dict keeps the first one's place
+        for credit, (amount, its_life, seen) in list(self.waiting.items()):
+            if seen + PRESENT_SECONDS * MICRO > now:
+                due = self._find_due(tokens_of(credit), limit, token_limit, window)
+                if not self._book(credit, due, amount, its_life, (limit, token_limit, now, window)):
+                    break
+            del self.waiting[credit]
+        until = self.credits.get(booked)
+        return None if until is None else round(until) - life - now
 
     def _take_back(self, one: Return, now: int, window: int) -> None:
+        self.waiting.pop(one.credit, None)
         if self.credits.pop(one.credit, None) is None or one.age_seconds is None:
             return
         name, tokens = one.credit.rsplit(":", 1)
@@ -106,27 +112,29 @@ class LimitModel:
             due = max(instant, reached())
         return due
 
-    def _space(
+    def _book(
         self,
+        credit: str,
         due: float,
         spaced: float,
-        limit: float,
-        token_limit: float,
-        clock: tuple[int, int],
-    ) -> int:
-        now, window = clock
+        life: int,
+        pace: tuple[float, float, int, int],
+    ) -> bool:
+        limit, token_limit, now, window = pace
         interval, token_interval = window / limit, window / token_limit
-        due = max(due, self.free - (BURST - 1) * interval)
+        due = max(due, now, self.free - (BURST - 1) * interval)
         if token_limit < math.inf:
             most = token_limit / TOKEN_SLICES
             spaced = min(spaced, most)
             due = max(due, self.token_free - (most - spaced) * token_interval)
-        whole = math.ceil(due)
-        if whole - now <= window:
-            self.free = max(self.free, whole) + interval
-            if token_limit < math.inf:
-                self.token_free = max(self.token_free, due) + spaced * token_interval
-        return whole
+        whole = due if due == math.inf else math.ceil(due)
+        if whole - now > window:
+            return False
+        self.free = max(self.free, whole) + interval
+        if token_limit < math.inf:
+            self.token_free = max(self.token_free, whole) + spaced * token_interval
+        self.credits[credit] = whole + life
+        return True
 
 
 @dataclass(slots=True)
@@ -139,7 +147,7 @@ class ModelStore:
     away: bool = False
     questions: int = 0
 
-    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float:
+    async def exchange(self, booked: str, spaced: int, returns: Sequence[Return]) -> float | None:
         """Ask the model by the simulation's clock."""
         self.questions += 1
         await asyncio.sleep(self.seconds / 2)
@@ -148,4 +156,4 @@ class ModelStore:
         now = int(asyncio.get_running_loop().time() * MICRO)
         wait = self.model.exchange(now, self.rates, booked, spaced, returns)
         await asyncio.sleep(self.seconds / 2)
-        return wait / MICRO
+        return None if wait is None else wait / MICRO
