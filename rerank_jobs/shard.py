@@ -198,10 +198,7 @@ def _send(
     observe: Callable[[Progress], None] | None,
 ) -> ScoreResult:
     key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
-    ca_file = job.endpoint.ca_file
-    shared = read_shared_limit(
-        job.endpoint, settings, key, access, None if ca_file is None else job.resolve(ca_file)
-    )
+    shared = read_shared_limit(job.endpoint, settings, key, access, job.resolve)
 
     async def send() -> ScoreResult:
         limit_store = None if shared is None else RedisLimitStore(shared)

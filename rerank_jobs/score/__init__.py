@@ -10,7 +10,7 @@ from rerank_jobs.score.dialects.fields import body_fields, ranks_listwise
 from rerank_jobs.score.exchange import Dialect
 from rerank_jobs.score.executor import ScoreResult, score_requests
 from rerank_jobs.score.latency import read_percentile
-from rerank_jobs.score.limit_store import RedisLimitStore, read_shared_limit
+from rerank_jobs.score.limit_store import RedisLimitStore, read_shared_limit, try_store
 from rerank_jobs.score.meter import Progress
 from rerank_jobs.score.settings import ScoreSettings
 
@@ -32,4 +32,5 @@ __all__ = [
     "read_percentile",
     "read_shared_limit",
     "score_requests",
+    "try_store",
 ]

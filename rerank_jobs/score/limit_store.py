@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from rerank_jobs.score.shared_pacing import USE_SECONDS, Return, StoreAway
 if TYPE_CHECKING:
     from redis.asyncio.connection import Connection
 
-__all__ = ["RedisLimitStore", "SharedLimit", "make_script", "read_shared_limit"]
+__all__ = ["RedisLimitStore", "SharedLimit", "make_script", "read_shared_limit", "try_store"]
 
 CALL_SECONDS = 5.0
 """For one question and its answer, and for connecting."""
@@ -63,9 +63,11 @@ def read_shared_limit(
     settings: ScoreSettings,
     key: Secret | None,
     access: Access,
-    ca_file: str | None = None,
+    resolve: Callable[[str], str] = str,
 ) -> SharedLimit | None:
     """Return the limit that the job shares, ``None`` where its process has one of its own.
+
+    ``resolve`` makes a path of the job file absolute.
 
     Raises:
         KeyStop: the variable of the store's password is not set.
@@ -94,7 +96,7 @@ def read_shared_limit(
         user=address.username,
         password=read_store_password(endpoint),
         tls=address.scheme == "rediss",
-        ca_file=ca_file,
+        ca_file=None if endpoint.ca_file is None else resolve(endpoint.ca_file),
     )
 
 
@@ -120,6 +122,25 @@ def make_script(now: str = REDIS_TIME) -> str:
     )
     rules = resources.files(__package__).joinpath("limit.lua").read_text(encoding="utf-8")
     return f"{constants}\n{now}\n{rules}"
+
+
+async def try_store(limit: SharedLimit) -> None:
+    """Ask the store once, and book nothing.
+
+    Raises:
+        LimitStop: it does not answer, or refuses us.
+
+    """
+    store = RedisLimitStore(limit)
+    try:
+        await store.exchange("", 0, ())
+    except StoreAway as error:
+        raise LimitStop(
+            f"endpoint.limit_store: {limit.host}:{limit.port} gives no answer ({error}): check"
+            " the address, and whether it runs"
+        ) from None
+    finally:
+        await store.aclose()
 
 
 class RedisLimitStore:

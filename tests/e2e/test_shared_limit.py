@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.kit import read_stats, run_server
+from tests.redis_server import find_port
+from tests.unit.cli.kit import CANARIES, call, read_stats, run_server, serve, set_up
 
 LIMIT, WINDOW = 100, 6.0
 KINDS = ("sliding", "counting")
@@ -98,3 +99,43 @@ def run_scenario(servers: dict[str, str], start: Start) -> None:
 
 def count_accepted(servers: dict[str, str]) -> dict[str, int]:
     return {kind: int(read_stats(url)["requests"]) for kind, url in servers.items()}
+
+
+def test_a_job_shares_its_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], redis_port: int
+) -> None:
+    """A run with ``limit_store`` books its sends there, and leaves no text and no key."""
+    redis = pytest.importorskip("redis")
+    with serve("--scorer", "instant") as url:
+        endpoint = {
+            "url": url,
+            "limit_store": f"redis://127.0.0.1:{redis_port}/5",
+            "limit_name": "shop",
+            "requests_per_minute": 6000,
+        }
+        job = set_up(tmp_path, {"endpoint": endpoint})
+        assert call(capsys, "run", job).code == 0
+        assert "the limit's name there is rerank-jobs:limit:{shop:60}" in (
+            call(capsys, "doctor", job).out
+        )
+    with redis.Redis(port=redis_port, db=5) as client:
+        name = "rerank-jobs:limit:{shop:60}"
+        credits_left = client.zrange(f"{name}:credits", 0, -1)
+        everything = [*client.keys("*"), *credits_left, client.hgetall(f"{name}:state")]
+    assert len(credits_left) == 3  # a credit for each of the three requests, until a window is over
+    assert all(canary not in str(everything) for canary in CANARIES)
+
+
+def test_a_job_without_its_store_sends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run stops, resumable, and names the key of the job file."""
+    pytest.importorskip("redis")
+    with serve("--scorer", "instant") as url:
+        store = f"redis://127.0.0.1:{find_port()}"
+        endpoint = {"url": url, "limit_store": store, "patience_seconds": 0}
+        job = set_up(tmp_path, {"endpoint": endpoint})
+        call(capsys, "run", job).assert_says(3, "endpoint.limit_store gave no answer")
+        doctor = call(capsys, "doctor", job)
+        assert "FAIL  limit store: endpoint.limit_store: 127.0.0.1:" in doctor.out
+        assert read_stats(url)["requests"] == 0

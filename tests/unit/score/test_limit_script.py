@@ -76,7 +76,7 @@ class ClockedRedis:
         self._redis.close()
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), limit=st.integers(1, 60), tokens=st.integers(20, 400))
 def test_the_script_does_what_its_model_does(
     redis_port: int, seed: int, limit: int, tokens: int
