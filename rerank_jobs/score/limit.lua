@@ -4,8 +4,8 @@
 --
 -- Times are whole microseconds of this server's clock. KEYS: the state (a hash), the credits (a
 -- sorted set: when each comes back), those that wait for one (a sorted set: their order), the rates
--- in use (a sorted set: when each was last named). A credit is "NAME:TOKENS". Each process has its own names, so to hand one back twice, or after it
--- has come back by itself, changes nothing.
+-- in use (a sorted set: when each was last named). A credit is "NAME:TOKENS". Each process has its
+-- own names, so to hand one back twice, or after it has come back by itself, changes nothing.
 --
 -- ARGV: this server's run, whether the caller has known another one ("1"), window, life, limit on
 -- requests, limit on tokens (0: none), the credit to book ("" for none), the tokens that it is

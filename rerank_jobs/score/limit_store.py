@@ -181,7 +181,7 @@ class RedisLimitStore:
             finally:
                 if not done:
                     # An answer may still be on its way: it must not be taken for the next one's.
-                    await self._disconnect()
+                    await self._disconnect(nowait=True)
             self._moved = False
         return None if micros is None else micros / 1e6
 
@@ -231,10 +231,10 @@ class RedisLimitStore:
         await connection.send_command(*words)
         return await connection.read_response()
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, *, nowait: bool = False) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.disconnect()
+            await connection.disconnect(nowait=nowait)
 
     def _explain(self, error: Exception) -> Exception:
         """Return what an error means: away for a while, refused, or no business of ours."""
