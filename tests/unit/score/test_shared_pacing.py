@@ -15,7 +15,7 @@ from tests.unit.score.fakes import SlidingWindow
 from tests.unit.score.limit_model import LimitModel, ModelStore, Rates
 from tests.unit.score.simulation import simulate
 
-LIMIT, WINDOW, TIMEOUT = 100, 6.0, 2.0
+LIMIT, WINDOW, TIMEOUT = 100, 6.0, 5.0
 LIFE = USE_SECONDS + TIMEOUT + WINDOW
 LOW, HIGH = 0.02, 0.12
 RATES = Rates(LIMIT, None, WINDOW, LIFE)
@@ -151,6 +151,26 @@ def test_the_part_of_a_killed_process_comes_back(seed: int) -> None:
     assert measure_share(server, whole, killed_at + 5 * WINDOW) >= 0.99
 
 
+def test_what_a_killed_process_had_in_flight_is_held_until_no_server_can_count_it() -> None:
+    """Sends that the server counts as late as the timeout allows keep their room for a window."""
+    model, server = LimitModel(), SlidingWindow(LIMIT, WINDOW)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        doomed = SharedPacer(ModelStore(model, RATES), WINDOW, 60.0)
+        for _ in range(LIMIT):
+            await doomed.admit()
+            loop.call_later(TIMEOUT, lambda: server.admit(loop.time()))
+        # It is killed here: nothing is ever given back.
+        process = make_process(model, server, 2).start()
+        await asyncio.sleep(4 * WINDOW)
+        await process.end()
+
+    simulate(main())
+    assert server.refused == 0
+    assert len(server.total) > 2 * LIMIT
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_dies_no_window_holds_more_than_the_limit(seed: int) -> None:
     """Processes come, end and are killed at random, answers take up to the timeout: no refusal.
@@ -163,7 +183,7 @@ def test_whatever_dies_no_window_holds_more_than_the_limit(seed: int) -> None:
         alive: list[Process] = []
         for number in range(16):
             store = ModelStore(model, RATES, seconds=rng.uniform(0.0005, 0.1))
-            high = rng.choice([HIGH, TIMEOUT])
+            high = rng.choice([HIGH, TIMEOUT, TIMEOUT])
             process = Process(store, server, random.Random(seed + number), high=high)
             alive.append(process.start(workers=rng.choice([1, 8, 40])))
             await asyncio.sleep(rng.uniform(0.1, 1.0) * WINDOW)
