@@ -27,6 +27,9 @@ USE_SECONDS = 2.0
 RETURN_SECONDS = 0.25
 """Returns wait at most so long for a booking that takes them along."""
 
+AHEAD_SECONDS = 0.25
+"""A credit that was booked ahead is handed back so long after it was due."""
+
 RECHECK_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 0.5
@@ -66,6 +69,12 @@ class LimitStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _Booked:
+    credit: str
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Returned:
     credit: str
     answered_at: float | None
@@ -75,7 +84,9 @@ class _Returned:
 class SharedPacer:
     """Admits at most what the store's limits allow to all processes together.
 
-    One caller is admitted at a time, and processes in order of asking. Time is the running loop's.
+    One caller is admitted at a time, and processes in order of asking. While one waits, the credit
+    after it is booked already (where tokens have no limit: all requests are alike), so that a late
+    timer or answer delays one send and not all that follow. Time is the running loop's.
     """
 
     def __init__(self, store: LimitStore, window_seconds: float, patience_seconds: float) -> None:
@@ -92,6 +103,9 @@ class SharedPacer:
         self._returned: list[_Returned] = []
         self._timer: asyncio.TimerHandle | None = None
         self._returning: asyncio.Task[None] | None = None
+        self._ahead: _Booked | None = None
+        self._ahead_ends: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     def is_open(self, now: float) -> bool:  # noqa: ARG002
         """Return false: the store has to be asked."""
@@ -107,9 +121,13 @@ class SharedPacer:
         async with self._turn:
             while True:
                 await self.pause.wait()
-                credit = f"{self._process}-{next(self._numbers)}:{tokens}"
-                if await self._wait_for(credit, math.ceil(tokens * self._counted_share.value)):
-                    return credit
+                if self._looking is not None:
+                    await self._looking
+                booked = self._take_ahead(tokens) or await self._book(tokens)
+                if not tokens:
+                    self._looking = self._loop.create_task(self._look_ahead())
+                if await self._wait_for(booked):
+                    return booked.credit
 
     def give_back(self, credit: str, tokens: int = 0, *, counted: int | None = None) -> None:
         """Return a credit, from one window after now: its response has just come.
@@ -123,6 +141,10 @@ class SharedPacer:
 
     async def aclose(self) -> None:
         """Hand back what is left; a store that does not answer has to wait for the credits' end."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+        self._drop_ahead()
         if self._timer is not None:
             self._timer.cancel()
         with contextlib.suppress(StoreAway, LimitStop, TimeoutError):
@@ -132,26 +154,60 @@ class SharedPacer:
                 if self._returned:
                     await self._exchange()
 
-    async def _wait_for(self, credit: str, spaced: int) -> bool:
-        """Book a credit and wait until it is due; false: it could not be used in time."""
+    async def _wait_for(self, booked: _Booked) -> bool:
+        """Wait until a credit is due; false: it could not be used in time and is handed back."""
         used = False
         try:
-            due = await self._book(credit, spaced)
-            await self.pause.sleep_until(due)
-            used = self.pause.is_over() and self._loop.time() <= due + USE_SECONDS
+            await self.pause.sleep_until(booked.due)
+            used = self.pause.is_over() and self._loop.time() <= booked.due + USE_SECONDS
         finally:
             if not used:
-                self._hand_back(_Returned(credit, None, None))
+                self._hand_back(_Returned(booked.credit, None, None))
         return used
 
-    async def _book(self, credit: str, spaced: int) -> float:
-        """Return the instant (loop time) from which the credit may be used."""
-        wait = await self._insist(credit, spaced)
-        while wait is None:
-            await asyncio.sleep(min(RECHECK_SECONDS, self._window / 8))
+    async def _book(self, tokens: int) -> _Booked:
+        credit, spaced = self._name(tokens), math.ceil(tokens * self._counted_share.value)
+        booked = None
+        try:
             wait = await self._insist(credit, spaced)
-        # The clock is read after the answer: our instant is never earlier than the store's.
-        return self._loop.time() + wait
+            while wait is None:
+                await asyncio.sleep(min(RECHECK_SECONDS, self._window / 8))
+                wait = await self._insist(credit, spaced)
+            # The clock is read after the answer: our instant is never earlier than the store's.
+            booked = _Booked(credit, self._loop.time() + wait)
+        finally:
+            if booked is None:
+                self._hand_back(_Returned(credit, None, None))
+        return booked
+
+    async def _look_ahead(self) -> None:
+        """Book the next credit, if its instant is known; what fails is left to the next caller."""
+        credit, wait = self._name(0), None
+        try:
+            with contextlib.suppress(StoreAway, LimitStop):
+                wait = await self._exchange(credit)
+        finally:
+            if wait is None:
+                self._hand_back(_Returned(credit, None, None))
+        if wait is not None:
+            self._ahead = _Booked(credit, self._loop.time() + wait)
+            ends = self._ahead.due + AHEAD_SECONDS
+            self._ahead_ends = self._loop.call_at(ends, self._drop_ahead)
+
+    def _take_ahead(self, tokens: int) -> _Booked | None:
+        if tokens or self._ahead is None:
+            return None
+        booked, self._ahead = self._ahead, None
+        if self._ahead_ends is not None:
+            self._ahead_ends.cancel()
+        return booked
+
+    def _drop_ahead(self) -> None:
+        if booked := self._take_ahead(0):
+            self._hand_back(_Returned(booked.credit, None, None))
+
+    def _name(self, tokens: int) -> str:
+        return f"{self._process}-{next(self._numbers)}:{tokens}"
 
     async def _insist(self, credit: str, spaced: int) -> float | None:
         began = self._loop.time()

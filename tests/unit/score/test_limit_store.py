@@ -128,7 +128,7 @@ def test_a_run_without_its_store_stops_and_keeps_what_it_has() -> None:
     store = ModelStore(LimitModel(), Rates(100, None, 6.0, 98.0))
     result, outcomes, server = simulate(run_shared(store, 600.0, 20.0))
     assert isinstance(result.stop, LimitStop)
-    assert 150 <= len(outcomes) <= 152
+    assert 150 <= len(outcomes) <= 154
     assert result.totals.requests == len(outcomes)
     assert server.refused == 0
     assert 20 <= result.totals.seconds <= 40
