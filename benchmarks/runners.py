@@ -131,7 +131,7 @@ async def _measure_pool(
 async def _measure_engine(url: str, requests: int) -> dict[str, Any]:
     """Measure our engine as a shard composes it: validation and ledger on, pacing off."""
     from rerank_jobs.config import Endpoint, Ledger, Secret
-    from rerank_jobs.ledger.segments import SegmentWriter
+    from rerank_jobs.ledger.sealing import SegmentWriter
     from rerank_jobs.model import Passage, Request
     from rerank_jobs.score import DIALECTS, ScoreSettings, open_client, score_requests
     from rerank_jobs.storage import LocalStore

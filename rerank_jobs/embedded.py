@@ -13,7 +13,7 @@ import httpx
 from rerank_jobs.config import Job
 from rerank_jobs.plan.identity import scorer_id
 
-__all__ = ["identify_scorer", "open_transport"]
+__all__ = ["identify_scorer", "name_model", "open_transport"]
 
 
 def identify_scorer(job: Job) -> str:
@@ -29,6 +29,20 @@ def identify_scorer(job: Job) -> str:
 
         version = SCORER_VERSION
     return scorer_id(job.endpoint, version)
+
+
+def name_model(job: Job) -> str:
+    """Return the model whose scores are the job's: the embedded scorer's own name where it is used.
+
+    Raises:
+        JobError: the endpoint is embedded and its packages are not installed.
+
+    """
+    if not job.endpoint.embedded:
+        return job.endpoint.model
+    from rerank_jobs.endpoint.scorer import EmbeddedScorer
+
+    return EmbeddedScorer.model
 
 
 def open_transport(job: Job) -> httpx.AsyncBaseTransport | None:

@@ -4,6 +4,8 @@
     |-- JobError             the job file, the command or the set-up is wrong: change it    exit 2
     |-- InputError           the table is wrong: file, column and row are named             exit 2
     |-- StateError           the state root is damaged, foreign or of another format        exit 2
+    |   |-- PlanSpoiled      a planned file is gone or damaged: the plan is made again
+    |   `-- SnapshotGone     what a reader holds was replaced by a newer generation: read again
     |-- Stopped              nothing is lost: remove the cause, run again, it goes on       exit 3
     |   |-- BudgetStop       a plan dearer than a budget, or a spent allowance, day or month
     |   |-- KeyStop          no key, or a key that the endpoint refused (401, 403)
@@ -38,9 +40,11 @@ __all__ = [
     "JobError",
     "KeyStop",
     "LimitStop",
+    "PlanSpoiled",
     "QuotaStop",
     "RerankJobsError",
     "RuntimeStop",
+    "SnapshotGone",
     "StateError",
     "Stopped",
 ]
@@ -72,6 +76,14 @@ class StateError(RerankJobsError):
     """The state root is damaged, belongs to something else or has another format."""
 
     exit_code = 2
+
+
+class PlanSpoiled(StateError):
+    """A file that a plan froze is gone or damaged: planned again, all that is paid is used."""
+
+
+class SnapshotGone(StateError):
+    """A newer generation replaced the one that was being read: read the current one again."""
 
 
 class Stopped(RerankJobsError):

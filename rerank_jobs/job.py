@@ -15,10 +15,11 @@ from rerank_jobs.config import ALL, Job
 from rerank_jobs.dollars import show_usd
 from rerank_jobs.embedded import open_transport
 from rerank_jobs.errors import Interrupted, JobError, StateError, Stopped
-from rerank_jobs.ledger.library import compact
+from rerank_jobs.ledger.compaction import compact
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.ledger.owners import make_process_owner
 from rerank_jobs.model import ScoreTotals
+from rerank_jobs.parts import drop_spoiled
 from rerank_jobs.plan.frozen import Plan
 from rerank_jobs.plan.promise import Promise
 from rerank_jobs.planning import (
@@ -75,20 +76,22 @@ def score_partition_shard(
 ) -> ShardResult:
     """Score one shard of a frozen plan; see ``rerank_jobs.shard.score_shard``.
 
-    Without ``bounds`` the job's ``max_runtime`` alone bounds it. A stop says what is kept.
+    Without ``bounds`` the job's ``max_runtime`` alone bounds it. A stop says what is kept. A plan
+    whose files are gone or damaged is removed, so that planning makes it again.
     """
     state = open_store(job.state_root)
     try:
-        return score_shard(
-            job,
-            plan,
-            number,
-            store=state,
-            owner=owner or make_process_owner(),
-            transport=functools.partial(open_transport, job),
-            observe=observe,
-            bounds=bounds or Bounds(max_seconds=job.max_runtime),
-        )
+        with drop_spoiled(state, plan):
+            return score_shard(
+                job,
+                plan,
+                number,
+                store=state,
+                owner=owner or make_process_owner(),
+                transport=functools.partial(open_transport, job),
+                observe=observe,
+                bounds=bounds or Bounds(max_seconds=job.max_runtime),
+            )
     except (Stopped, Interrupted) as error:
         spent, promise = add_up_spent(state, plan), plan.promise
         error.note_kept(

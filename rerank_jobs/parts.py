@@ -18,38 +18,51 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from rerank_jobs.config import Job
-from rerank_jobs.errors import StateError
+from rerank_jobs.errors import PlanSpoiled, StateError
 from rerank_jobs.ledger.loading import load_segments
-from rerank_jobs.plan.build import connect
-from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, run_folder
+from rerank_jobs.plan.build import connect, explain_disk
+from rerank_jobs.plan.frozen import Plan, ShardPlan, WorkFile, plan_name, run_folder
+from rerank_jobs.plan.schedule import SCHEDULE
 from rerank_jobs.plan.work import read_batches
 from rerank_jobs.publish.generations import Part
 from rerank_jobs.publish.merge import Merged, count_statuses, merge_shard, output_schema
 from rerank_jobs.publish.publisher import ShardPart
+from rerank_jobs.publish.ranking import count_ranking
 from rerank_jobs.storage import Put, Store, read_json, scratch_folder, seal_json, sha256_of_file
 from rerank_jobs.tables.mapped import MappedRows
 from rerank_jobs.tables.sink import write_parquet
 
-__all__ = ["finish_shard", "iterate_work", "open_work", "read_done"]
+__all__ = ["drop_spoiled", "finish_shard", "iterate_work", "open_work", "read_done"]
 
 
 def open_work(store: Store, file: WorkFile) -> Path:
     """Return a work file as a local path, checked against the digest that the plan froze.
 
     Raises:
-        StateError: it is gone or damaged.
+        PlanSpoiled: it is gone or damaged.
 
     """
-    try:
+    problem = "is gone"
+    with contextlib.suppress(FileNotFoundError):
         path = store.fetch(file.name)
-    except FileNotFoundError:
-        raise StateError(
-            f"{store.location}/{file.name}: a planned work file is gone: remove its plan"
-        ) from None
-    facts = path.stat()
-    if facts.st_size != file.size or _digest(path, facts.st_mtime_ns) != file.sha256:
-        raise StateError(f"{store.location}/{file.name}: damaged work file: remove its plan")
-    return path
+        facts = path.stat()
+        if facts.st_size == file.size and _digest(path, facts.st_mtime_ns) == file.sha256:
+            return path
+        problem = "is damaged"
+    raise PlanSpoiled(
+        f"{store.location}/{file.name}: a planned file {problem}: run again (Airflow: clear the"
+        " task plan), then it is planned anew and all that is paid is used"
+    )
+
+
+@contextlib.contextmanager
+def drop_spoiled(store: Store, plan: Plan) -> Iterator[None]:
+    """Remove a plan whose files turn out to be gone or damaged, so that planning makes it again."""
+    try:
+        yield
+    except PlanSpoiled:
+        store.delete(plan_name(plan.partition, plan.plan_id))
+        raise
 
 
 @functools.lru_cache(maxsize=16)
@@ -72,7 +85,9 @@ def read_done(store: Store, folder: str) -> ShardPart | None:
     part = Part(**document["part"]) if document["part"] else None
     if part is not None and not _is_whole(store, part):
         return None
-    return ShardPart(int(document["shard"]), part, dict(document["statuses"]))
+    return ShardPart(
+        int(document["shard"]), part, dict(document["statuses"]), document.get("ranking")
+    )
 
 
 def _is_whole(store: Store, part: Part) -> bool:
@@ -97,21 +112,32 @@ def finish_shard(
     folder = run_folder(plan.partition, plan.plan_id, shard.number)
     with scratch_folder(store.location) as scratch:
         path = scratch / "part.parquet"
-        rows, merged = _write_part(job, plan, shard, store, scratch, path)
+        rows, merged, ranking = _write_part(job, plan, shard, store, scratch, path)
         check()
-        part = _put_part(store, folder, path, rows) if rows else None
+        try:
+            part = _put_part(store, folder, path, rows) if rows else None
+        except FileNotFoundError:
+            check()  # whoever took the shard over has published it and cleared it away
+            raise StateError(
+                f"{store.location}/{folder}: a part vanished as it was written: run again"
+            ) from None
     document: dict[str, Any] = {
         "shard": shard.number,
         "plan_id": plan.plan_id,
-        "part": asdict(part) if part else None,
+        "part": _describe(part) if part else None,
         "statuses": asdict(merged),
+        "ranking": ranking,
     }
     _drop_damaged_record(store, f"{folder}/done.json")
     if store.put_if_absent(f"{folder}/done.json", seal_json(document)) is Put.OTHER:
         raise StateError(
             f"{store.location}/{folder}/done.json: another process finished it differently"
         )
-    return ShardPart(shard.number, part, asdict(merged))
+    return ShardPart(shard.number, part, asdict(merged), ranking)
+
+
+def _describe(part: Part) -> dict[str, Any]:
+    return {"name": part.name, "sha256": part.sha256, "size": part.size, "rows": part.rows}
 
 
 def _drop_damaged_record(store: Store, name: str) -> None:
@@ -125,7 +151,7 @@ def _drop_damaged_record(store: Store, name: str) -> None:
 
 def _write_part(
     job: Job, plan: Plan, shard: ShardPlan, store: Store, scratch: Path, path: Path
-) -> tuple[int, Merged]:
+) -> tuple[int, Merged, dict[str, int]]:
     folder = run_folder(plan.partition, plan.plan_id, shard.number)
     schema = output_schema(plan.input_schema, job)
     work: dict[str, object] = {
@@ -134,6 +160,7 @@ def _write_part(
         "ledger": load_segments(store, folder, plan.plan_id).pairs,
     }
     with (
+        explain_disk(scratch),
         contextlib.closing(connect(scratch, job.memory)) as con,
         pa.memory_map(str(open_work(store, shard.files["rows"]))) as source,
     ):
@@ -142,7 +169,7 @@ def _write_part(
             con, job, schema, work, MappedRows(source), block=max(1, plan.row_group // 3)
         )
         rows = write_parquet(path, schema, merged, row_group=plan.row_group)
-        return rows, count_statuses(con)
+        return rows, count_statuses(con), count_ranking(con, "ranked")
 
 
 def _read_passages(store: Store, shard: ShardPlan) -> pa.Table:
@@ -155,9 +182,15 @@ def _read_passages(store: Store, shard: ShardPlan) -> pa.Table:
         passages = pa.schema([empty.field(name) for name in names]).empty_table()
     else:
         passages = pa.Table.from_batches(batches)
-    for name, kind in (("score", pa.float64()), ("model", pa.string()), ("provider", pa.string())):
-        column = pa.chunked_array([batch.column(name) for batch in schedule], kind)
-        passages = passages.append_column(name, column)
+    for name in ("score", "model", "provider", "parts"):
+        kind = SCHEDULE.field(name).type
+        known = all(name in batch.schema.names for batch in schedule)  # not in earlier versions
+        column = (
+            [batch.column(name) for batch in schedule]
+            if known
+            else [pa.nulls(passages.num_rows, kind)]
+        )
+        passages = passages.append_column(name, pa.chunked_array(column, kind))
     return passages
 
 

@@ -13,7 +13,7 @@ ALL = "_all"
 
 _KEY_SHAPE = re.compile(r"[A-Za-z0-9._=|-]{1,250}")
 _TEMPLATE_SHAPE = re.compile(r"[A-Za-z0-9_=|-][A-Za-z0-9._=|/-]*")
-_STATE_NAMES = {"format", "library", "salt"}
+_STATE_NAMES = {"format", "imports", "library", "salt"}
 
 
 def check_partition_key(key: str) -> str:

@@ -11,7 +11,7 @@ from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.library import lookup_sql, read_library
+from rerank_jobs.ledger.library import find_scores
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.plan.build import build_plan, count_shards
 from rerank_jobs.plan.counting import ESTIMATE
@@ -21,9 +21,15 @@ from rerank_jobs.plan.tokenizer import make_counter, read_tokenizer
 from rerank_jobs.publish.generations import Generation, read_generations
 from rerank_jobs.publish.publisher import Roots, find_published
 from rerank_jobs.score import DIALECTS, body_fields, ranks_listwise, read_access
-from rerank_jobs.storage import open_store, scratch_folder
+from rerank_jobs.storage import Store, open_store, scratch_folder
 from rerank_jobs.tables.sources import open_input
-from rerank_jobs.upkeep import add_up_spent, compact_unfinished, prepare_state
+from rerank_jobs.upkeep import (
+    add_up_spent,
+    check_state,
+    compact_unfinished,
+    is_up_to_date,
+    prepare_state,
+)
 
 __all__ = ["Planned", "find_plan", "open_roots", "plan_partition", "preview_partition"]
 
@@ -32,6 +38,8 @@ __all__ = ["Planned", "find_plan", "open_roots", "plan_partition", "preview_part
 class Planned:
     """A partition's plan: frozen (``plan``), or published already (``current``).
 
+    A plan that going back to an earlier generation took back is *withdrawn*: ``current`` is the
+    generation that withdrew it, and nothing is sent for it.
     ``paid`` is what earlier runs of a frozen plan have sealed; ``outlook`` where the budgets of the
     day and the month stand before it.
     """
@@ -43,6 +51,11 @@ class Planned:
     current: Generation | None
     paid: Spent | None = None
     outlook: Outlook = dataclasses.field(default_factory=Outlook)
+
+    @property
+    def withdrawn(self) -> bool:
+        """Say whether the current generation withdrew this plan."""
+        return self.current is not None and self.current.plan_id != self.plan_id
 
 
 def open_roots(job: Job) -> Roots:
@@ -83,11 +96,13 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     tokenizer = read_tokenizer(job)
     digest = tokenizer.sha256 if tokenizer else None
     identity = identify(job, table, partition, scorer, shards, limit_queries, digest)
-    current = find_published(roots, partition, identity)
-    if current is not None:
-        return Planned(partition, identity, Promise(**current.document["promise"]), None, current)
-    if state.exists(plan_name(partition, identity)):
-        plan = read_plan(state, partition, identity)
+    if check_state(state) is not None and frozen:
+        prepare_state(state)  # a root of an earlier format is upgraded before it is written to
+    published = _find_published(roots, partition, identity)
+    if published is not None:
+        return published
+    plan = _read_frozen(state, partition, identity)
+    if plan is not None:
         outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
@@ -97,10 +112,11 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     if frozen:
         read_api_key(job.endpoint)
         read_access(job.endpoint, job.resolve)
-    salt = prepare_state(state)
-    compact_unfinished(state, partition, read_generations(state, partition))
+    salt = prepare_state(state, upgrade=frozen)
+    if is_up_to_date(state):
+        compact_unfinished(state, partition, read_generations(state, partition))
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
-    library = lookup_sql(state, read_library(state, scorer), cutoff)
+    library = None if job.reuse.mode == "off" else find_scores(state, scorer, cutoff)
     with scratch_folder(state.location) as folder:
         draft = build_plan(
             job,
@@ -118,8 +134,31 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
             return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
         check_outlook(job, outlook)
-        plan = freeze(state, job, table, partition, scorer, identity, draft)
+        plan = freeze(state, job, table, partition, scorer, identity, draft, limit_queries)
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
+
+
+def _read_frozen(state: Store, partition: str, identity: str) -> Plan | None:
+    """Return the frozen plan, ``None`` if there is none; a damaged one is removed and made anew."""
+    try:
+        return read_plan(state, partition, identity)
+    except FileNotFoundError:
+        return None
+    except StateError:
+        state.delete(plan_name(partition, identity))
+        return None
+
+
+def _find_published(roots: Roots, partition: str, identity: str) -> Planned | None:
+    """Return a plan that is published, or was and is withdrawn, with what it promised."""
+    current = find_published(roots, partition, identity)
+    if current is None:
+        return None
+    its = current
+    if current.plan_id != identity:
+        ours = [g for g in read_generations(roots.state, partition) if g.plan_id == identity]
+        its = ours[-1] if ours else current
+    return Planned(partition, identity, Promise(**its.document["promise"]), None, current)
 
 
 def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
@@ -131,9 +170,9 @@ def find_plan(job: Job, partition: str, plan_id: str) -> Planned:
     """
     roots = open_roots(job)
     state = roots.state
-    current = find_published(roots, partition, plan_id)
-    if current is not None:
-        return Planned(partition, plan_id, Promise(**current.document["promise"]), None, current)
+    published = _find_published(roots, partition, plan_id)
+    if published is not None:
+        return published
     try:
         plan = read_plan(state, partition, plan_id)
     except FileNotFoundError:

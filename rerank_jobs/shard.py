@@ -12,7 +12,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from rerank_jobs.budgets import explain_stop, find_tightest, is_free, read_caps
 from rerank_jobs.config import Context, Job, read_api_key
-from rerank_jobs.errors import StateError
+from rerank_jobs.errors import RerankJobsError, StateError
 from rerank_jobs.ledger.claims import Claim, acquire
 from rerank_jobs.ledger.loading import Loaded, load_segments
-from rerank_jobs.ledger.segments import SegmentWriter
+from rerank_jobs.ledger.sealing import SegmentWriter
 from rerank_jobs.ledger.spending import read_unsealed
 from rerank_jobs.model import Passage, Request, ScoreTotals
 from rerank_jobs.parts import finish_shard, iterate_work, read_done
@@ -37,7 +37,6 @@ from rerank_jobs.score import (
     DIALECTS,
     Progress,
     RedisLimitStore,
-    ScoreResult,
     ScoreSettings,
     open_client,
     read_access,
@@ -111,12 +110,14 @@ def score_shard(
             cap = find_tightest(read_caps(job, store, time.time(), ours=folder), most)
             most = most if cap is None else cap.left_usd
             settings = ScoreSettings.from_endpoint(job.endpoint, most, bounds.max_seconds)
-            result = _send(job, plan, requests, settings, store, claim, transport, observe)
-            totals = result.totals
-            _record(store, folder, claim.epoch, result, loaded)
-            if result.stop is not None:
+            sent = _send(job, plan, requests, settings, store, claim, transport, observe)
+            totals = sent.totals
+            _record(store, folder, claim.epoch, sent, loaded)
+            if sent.crash is not None:
+                raise sent.crash
+            if sent.stop is not None:
                 claim.check()
-                raise explain_stop(result.stop, cap)
+                raise explain_stop(sent.stop, cap)
             if left is not None:
                 spent = totals.cost_usd + totals.unknown_usd + totals.wasted_usd
                 extra = max(0.0, spent - max(left, 0.0))
@@ -187,6 +188,19 @@ def _find_left(
     return shard.allowance_usd - loaded.spent.cost_usd - unsealed
 
 
+@dataclass(slots=True)
+class _Sent:
+    """What sending did: why it stopped early, or what broke it, and what of it no segment holds."""
+
+    totals: ScoreTotals = field(default_factory=ScoreTotals)
+    stop: RerankJobsError | None = None
+    crash: Exception | None = None
+    unsealed_usd: float = 0.0
+
+    def conclude(self, totals: ScoreTotals) -> None:
+        self.totals = totals
+
+
 def _send(
     job: Job,
     plan: Plan,
@@ -196,18 +210,19 @@ def _send(
     claim: Claim,
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None,
-) -> ScoreResult:
+) -> _Sent:
     key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
     shared = read_shared_limit(job.endpoint, settings, key, access, job.resolve)
+    sent = _Sent()
 
-    async def send() -> ScoreResult:
+    async def send() -> None:
         limit_store = None if shared is None else RedisLimitStore(shared)
         client = open_client(job.endpoint, key, access=access, transport=transport())
         ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
         with _stop_on_signal(claim) as stop:
             try:
                 async with ledger:
-                    return await score_requests(
+                    result = await score_requests(
                         requests,
                         settings=settings,
                         client=client,
@@ -215,15 +230,21 @@ def _send(
                         accept=ledger.accept,
                         shorten=functools.partial(_shorten, job.context),
                         observe=observe,
+                        conclude=sent.conclude,
                         stop=stop,
                         limit_store=limit_store,
                     )
+                sent.stop = result.stop
+            except Exception as error:  # noqa: BLE001 - raised again once its cost is recorded
+                sent.crash = error
             finally:
+                sent.unsealed_usd = ledger.unsealed_usd
                 await client.aclose()
                 if limit_store is not None:
                     await limit_store.aclose()
 
-    return asyncio.run(send())
+    asyncio.run(send())
+    return sent
 
 
 def _shorten(context: Context, passage: Passage, parts: int) -> list[str]:
@@ -255,14 +276,18 @@ def _stop_on_signal(claim: Claim) -> Iterator[asyncio.Event]:
                 signal.signal(number, handler)
 
 
-def _record(store: Store, folder: str, epoch: int, result: ScoreResult, loaded: Loaded) -> None:
-    """Leave what this process did beside the segments: for people, not for resuming."""
+def _record(store: Store, folder: str, epoch: int, sent: _Sent, loaded: Loaded) -> None:
+    """Leave what this process did beside the segments: for people, and for what money is left."""
+    ended_by = sent.crash or sent.stop
     document = {
         "epoch": epoch,
         "ended_at": time.time(),
-        "totals": asdict(result.totals),
-        "stop": type(result.stop).__name__ if result.stop else None,
+        "totals": asdict(sent.totals),
+        "unsealed_usd": sent.unsealed_usd,
+        "stop": type(ended_by).__name__ if ended_by else None,
         "segments_before": len(loaded.segments),
         "segments_ignored": list(loaded.torn),
     }
-    store.put_if_absent(f"{folder}/run-{epoch:08d}.json", seal_json(document))
+    # What broke the run is told, not that a broken disk did not take the record either.
+    with contextlib.suppress(*((OSError,) if sent.crash else ())):
+        store.put_if_absent(f"{folder}/run-{epoch:08d}.json", seal_json(document))

@@ -62,7 +62,12 @@ def plan(job_file: str, partition: str) -> tuple[list[dict[str, Any]], dict[str,
     }
     if planned.current is not None:
         number = planned.current.number
-        log.info("Partition %s is published already (generation %d)", partition, number)
+        log.info(
+            "Partition %s is %s (generation %d): nothing to send",
+            partition,
+            "withdrawn" if planned.withdrawn else "published already",
+            number,
+        )
     else:
         log.info(
             "Plan %s of partition %s: %s rows, %s requests, %s search units, $%.3f, %d shards",

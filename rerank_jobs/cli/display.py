@@ -16,6 +16,7 @@ from rerank_jobs.config import API_SEARCH_USD, Job
 from rerank_jobs.dollars import show_usd
 from rerank_jobs.job import Planned, RunResult, open_roots
 from rerank_jobs.plan.promise import SAVINGS, Promise
+from rerank_jobs.publish.generations import Generation
 from rerank_jobs.score import Progress
 
 __all__ = ["RunDisplay", "format_duration", "print_promise", "print_result"]
@@ -38,12 +39,22 @@ def print_promise(console: Console, job: Job, planned: Planned) -> None:
     where = "" if planned.partition == "_all" else f", partition {planned.partition}"
     console.print(Text(f"Plan {planned.plan_id[:8]} of job {job.name}{where}", style="bold"))
     if planned.current is not None:
-        console.print(f"Already published as generation {planned.current.number}: nothing to send.")
+        console.print(_describe_published(planned, planned.current), soft_wrap=True)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in [*_promise_rows(job, promise), *_paid_rows(planned), *_budget_rows(planned.outlook)]:
         table.add_row(*row)
     console.print(table)
+
+
+def _describe_published(planned: Planned, current: Generation) -> str:
+    if not planned.withdrawn:
+        return f"Already published as generation {current.number}: nothing to send."
+    return (
+        f"This plan is withdrawn: generation {current.number} went back to generation"
+        f" {current.document.get('restores')}. Nothing is sent or changed. To bring it back:"
+        " rerank-jobs paths --generations lists its number, publish --generation takes it."
+    )
 
 
 def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
@@ -70,6 +81,7 @@ def _promise_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
         *_naive_rows(job, promise),
         ("Price", price),
         *_reading_rows(job, promise),
+        *_reuse_rows(job, promise),
         ("Time", _describe_time(job, promise)),
     ]
 
@@ -116,6 +128,19 @@ def _reading_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
     cheaper = f", {show_usd((carried - once) * price)} less" if price else ""
     text = f"{once:,} search units{cheaper}, if the query counts once for a long passage (I1)"
     return [("Or", f"{text}; planned with {carried:,}, if it counts with each 500 tokens (I2)")]
+
+
+def _reuse_rows(job: Job, promise: Promise) -> list[tuple[str, str]]:
+    """Name price and passages of both modes of reuse, where they differ."""
+    modes = promise.by_reuse
+    if not modes or modes["cheapest"] == modes["strict"]:
+        return []
+    parts = [
+        f"{mode} {_show_cost(job, one['search_units'], one['cost_usd'])},"
+        f" {one['passages']:,.0f} passages sent"
+        for mode, one in modes.items()
+    ]
+    return [("By reuse", "; ".join(parts) + f" (this plan: {job.reuse.mode})")]
 
 
 def _describe_time(job: Job, promise: Promise) -> str:
@@ -216,6 +241,12 @@ def print_result(console: Console, job: Job, result: RunResult) -> None:
         console.print(line)
     counts = ", ".join(f"{count:,} {name}" for name, count in result.statuses.items() if count)
     console.print(f"Documents: {counts or 'none'}")
+    if result.spent.segments_ignored:
+        console.print(
+            f"Ignored: {result.spent.segments_ignored:,} damaged or foreign segments: what they"
+            " held is sent again; rerank-jobs ledger stats names them",
+            soft_wrap=True,
+        )
     if result.generation is None:
         state = open_roots(job).state.location
         console.print(

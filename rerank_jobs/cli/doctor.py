@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -40,7 +41,7 @@ from rerank_jobs.score import (
     read_shared_limit,
     try_store,
 )
-from rerank_jobs.storage import Put, Store
+from rerank_jobs.storage import Put, Store, sync_folder
 from rerank_jobs.tables.sources import open_input
 
 __all__ = ["Finding", "diagnose", "doctor"]
@@ -122,21 +123,36 @@ def _look_at_key(job: Job) -> str:
 
 def _try_store(store: Store) -> str:
     """Create an object twice: the second must lose; fsync and link are part of creating."""
-    name = f".doctor-{uuid4().hex}"
+    folder = f".doctor-{uuid4().hex}"
+    name = f"{folder}/object"
+    local = "://" not in store.location
     try:
         first = store.put_if_absent(name, b"one")
         second = store.put_if_absent(name, b"two")
         if (first, second, store.read(name)) != (Put.CREATED, Put.OTHER, b"one"):
             raise JobError(
-                f"{store.location}: create-if-absent does not hold here: use another file system"
+                f"{store.location}: create-if-absent does not hold here: two runs could both win: "
+                + ("use another file system" if local else "its server ignores If-None-Match")
             )
+        if [entry.name for entry in store.entries(folder)] != [name]:
+            raise JobError(f"{store.location}: what was created is not listed: use another place")
+        synced = sync_folder(Path(store.location)) if local else True
     finally:
         store.delete(name)
+    if not local:
+        return f"{store.location} can be written; the server honours create-if-absent"
+    if not synced:
+        return (
+            f"{store.location} can be written; create-if-absent works; its file system cannot sync"
+            " a folder: after a loss of power the newest files may be missing"
+        )
     return f"{store.location} can be written; create-if-absent and fsync work"
 
 
 def _look_at_disk(job: Job) -> Finding:
-    folder = Path(job.state_root)
+    """Look where planning, merging and copies of remote objects take their space."""
+    remote = "://" in job.state_root
+    folder = Path(tempfile.gettempdir() if remote else job.state_root)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

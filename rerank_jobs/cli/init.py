@@ -32,7 +32,7 @@ partition: {{template: "ds={{key}}"}}  # --partition 2026-11-22 reads and writes
 
 candidates: {{top_k: 100}}           # rerank only the first 100 of each query: cuts before paying
 
-output: {{path: out/shop}}           # published tables only
+output: {{path: out/shop}}           # published tables only: a folder, or s3://bucket/folder
 # state: {{path: out/shop.state}}    # plans, paid scores, manifests; default: beside the output
 
 endpoint:
@@ -84,6 +84,12 @@ failures:
 reuse:
   mode: cheapest                   # cheapest: use earlier scores where that saves units | strict: always | off
   max_age_days: 90
+
+publish:
+  keep_generations: 1              # earlier tables that can be gone back to: rerank-jobs publish {name} --generation N
+  # max_top1_changed: 0.8          # publish nothing if more of the groups get another first document than the first stage's,
+  # max_top1_changed_since: 0.3    # or than in the table published before,
+  # max_all_equal: 0.05            # or have one score for all their documents
 
 memory: 1GB
 # max_runtime: 2h                  # then stop, resumable

@@ -43,8 +43,8 @@ def verify(arguments: argparse.Namespace) -> int:
     if found.problems:
         raise GateFailed(
             f"generation {found.generation}: {len(found.problems)} differences from its manifest:"
-            " remove the files that it names, and those it does not know, and run the job again:"
-            " they come back from paid scores"
+            f" rerank-jobs publish {arguments.job} puts back what is gone or damaged; remove files"
+            " that it does not know yourself"
         )
     if not arguments.json:
         print(

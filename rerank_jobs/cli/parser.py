@@ -35,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rerank-jobs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_job_commands(commands)
+    _add_retention_commands(commands)
+    _add_ledger(commands)
     _add_serve(commands)
     _add_other_commands(commands)
     return parser
@@ -57,6 +59,13 @@ def _add_job_commands(commands: Commands) -> None:
     plan = _add(
         commands, "plan", "run:plan_job", "print what a run would do and cost, and send nothing"
     )
+    publish = _add(
+        commands,
+        "publish",
+        "publish:publish",
+        "publish what is scored, put back damaged files, or go back to an earlier generation",
+    )
+    paths = _add(commands, "paths", "paths:paths", "print the files of a generation, one a line")
     verify = _add(
         commands, "verify", "inspect:verify", "read what was published again and check it"
     )
@@ -66,7 +75,7 @@ def _add_job_commands(commands: Commands) -> None:
     doctor = _add(
         commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
     )
-    for parser in (run, plan, verify, evaluate, doctor):
+    for parser in (run, plan, publish, paths, verify, evaluate, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument(
             "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
@@ -93,6 +102,7 @@ def _add_job_commands(commands: Commands) -> None:
         metavar="USD",
         help="spend so much beyond the allowance, where replies cost more than planned",
     )
+    _add_generations(publish, paths)
     evaluate.add_argument(
         "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"
     )
@@ -106,6 +116,112 @@ def _add_job_commands(commands: Commands) -> None:
     )
     evaluate.add_argument(
         "--by", metavar="COLUMN", help="one line per value of a column, such as lang"
+    )
+
+
+def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentParser) -> None:
+    publish.add_argument(
+        "--generation",
+        type=_positive,
+        metavar="N",
+        help="go back to a retained generation: its files are published again as the next one",
+    )
+    which = paths.add_mutually_exclusive_group()
+    which.add_argument(
+        "--generation",
+        type=_positive,
+        metavar="N",
+        help="the files of a retained generation (an earlier one's lie in the state folder)",
+    )
+    which.add_argument(
+        "--generations", action="store_true", help="list all generations, newest first"
+    )
+
+
+def _add_retention_commands(commands: Commands) -> None:
+    gc = _add(
+        commands,
+        "gc",
+        "gc:collect_garbage",
+        "list what nothing needs any more; --delete removes it",
+    )
+    erase = _add(
+        commands,
+        "erase",
+        "erase:erase_texts",
+        "say what erasing queries or documents would touch; --yes erases them",
+    )
+    for parser in (gc, erase):
+        parser.add_argument("job", type=Path, help="the job file (YAML)")
+        parser.add_argument(
+            "--partition",
+            metavar="KEY",
+            action="append",
+            help="only this partition (may be given again); without it all of them",
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the only output"
+        )
+    gc.add_argument("--delete", action="store_true", help="remove it")
+    gc.add_argument(
+        "--grace-hours",
+        type=_positive,
+        default=24,
+        metavar="H",
+        help="leave what was written in the last H hours (default: 24)",
+    )
+    gc.add_argument(
+        "--keep-days",
+        type=_positive,
+        default=62,
+        metavar="D",
+        help="leave segments of the last D days and of this month (default: 62)",
+    )
+    which = erase.add_mutually_exclusive_group(required=True)
+    which.add_argument("--query-id", metavar="ID", help="all that belongs to this query")
+    which.add_argument("--document-id", metavar="ID", help="this document, in every query's list")
+    which.add_argument(
+        "--text-file",
+        type=Path,
+        metavar="FILE",
+        help="queries and documents with exactly these texts: UTF-8, one a line",
+    )
+    erase.add_argument("--yes", action="store_true", help="erase, rather than say what would go")
+
+
+def _add_ledger(commands: Commands) -> None:
+    ledger = commands.add_parser("ledger", help="count, compact, export or import paid scores")
+    actions = ledger.add_subparsers(title="actions", required=True, metavar="ACTION")
+    counted = _add(actions, "stats", "ledger:stats", "print what is paid and kept, by scorer")
+    merged = _add(actions, "compact", "ledger:compact", "bring all sealed scores into one file")
+    taken = _add(
+        actions, "export", "ledger:export", "write scores to a file, by key or with their texts"
+    )
+    brought = _add(
+        actions, "import", "ledger:import_file", "take in scores that were paid elsewhere"
+    )
+    for parser in (counted, merged, taken, brought):
+        parser.add_argument("job", type=Path, help="the job file (YAML)")
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the only output"
+        )
+    taken.add_argument(
+        "--to", type=Path, required=True, metavar="FILE", help="a new .parquet or .csv file"
+    )
+    taken.add_argument(
+        "--partition",
+        metavar="KEY",
+        help="with the texts of this published partition (_all: not partitioned), for an import"
+        " elsewhere",
+    )
+    brought.add_argument("file", type=Path, help="scores as .csv or .parquet")
+    brought.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help="where query, document, score, model, date, provider or parts have other names",
+    )
+    brought.add_argument(
+        "--any-model", action="store_true", help="take scores of other models than the job's too"
     )
 
 

@@ -122,6 +122,9 @@ def describe_result(job: Job, result: RunResult) -> dict[str, Any]:
         "manifest": _manifest(job, generation),
         "generation": generation.number if generation else None,
         "statuses": result.statuses,
+        "ranking": generation.document.get("ranking") if generation else None,
+        "withdrawn": generation is not None and generation.plan_id != result.plan_id,
+        "segments_ignored": spent.segments_ignored,
         "this_run": describe_sending(totals),
         "plan": {
             **promise.to_json(),

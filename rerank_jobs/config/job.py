@@ -20,6 +20,7 @@ from rerank_jobs.config.limits import (
     Failures,
     Ledger,
     Memory,
+    Publish,
     Reuse,
     Runtime,
     Shards,
@@ -47,6 +48,7 @@ class Job(Part):
     budget: Budget = Budget()
     failures: Failures = Failures()
     reuse: Reuse = Reuse()
+    publish: Publish = Publish()
     ledger: Ledger = Ledger()
     shards: Shards = Shards()
     memory: Memory = 10**9
@@ -63,6 +65,8 @@ class Job(Part):
                 raise ValueError(
                     f"{part}.path: leave {{partition}} out: its folder comes by itself"
                 )
+            if part != "input" and "://" in (path or ""):
+                _check_bucket(part, path or "")
         for root in (self.output_root, self.rejected_root):
             if is_inside(root, self.state_root) or is_inside(self.state_root, root):
                 raise ValueError(
@@ -127,6 +131,17 @@ class Job(Part):
             "reuse": self.reuse.model_dump(mode="json"),
             "replace": self.output.replace,
         }
+
+
+def _check_bucket(part: str, path: str) -> None:
+    bucket, _, folder = path.partition("://")[2].rstrip("/").partition("/")
+    if not bucket:
+        raise ValueError(f"{part}.path: {path} names no bucket: write s3://bucket/folder")
+    if part == "output" and not folder:
+        raise ValueError(
+            f"output.path: {path} needs a folder, as in {path.rstrip('/')}/reranked: rejected rows"
+            " and the state are kept beside it"
+        )
 
 
 def read_api_key(endpoint: Endpoint) -> Secret | None:

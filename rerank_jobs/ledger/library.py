@@ -1,43 +1,61 @@
-"""The score library: what was paid under earlier plans, per scorer, sorted by key.
+"""The score library: what was paid under earlier plans, per scorer, in a few sorted files.
 
-Segments stay the truth; a library file is made from them once, and the library's own numbered
-manifest says which files and which segments it holds. Compacting twice changes nothing.
+Segments stay the truth. A scorer's newest numbered manifest alone says which files its library has;
+which segments stand in them is noted beside the segments (``rerank_jobs.ledger.compaction``).
 """
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
+import functools
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from rerank_jobs.contracts import arrow_schema, contract_versions
+from rerank_jobs.contracts import contract_versions
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.loading import list_segments, load_segments
 from rerank_jobs.storage import Put, Store, read_json, seal_json, sha256_of_file
 from rerank_jobs.storage.store import iterate_numbered
-from rerank_jobs.tables.sink import write_parquet
 from rerank_jobs.tables.sources import quote_text
 
-__all__ = ["Library", "compact", "lookup_sql", "read_library"]
+__all__ = [
+    "Library",
+    "LibraryFile",
+    "fetch_library",
+    "find_scores",
+    "list_scorers",
+    "lookup_sql",
+    "put_library",
+    "read_library",
+]
 
-ROW_GROUP = 65_536
+
+@dataclass(frozen=True, slots=True)
+class LibraryFile:
+    """A file of scores: name, SHA-256, bytes, rows."""
+
+    name: str
+    sha256: str
+    size: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A scorer's library as its newest manifest says: files, and the segments that they hold.
+    """A scorer's library as its newest manifest says.
 
-    ``number`` is the manifest's own, 0 where there is none; ``files`` are (name, bytes).
+    ``number`` is the manifest's own, 0 where there is none. ``identity`` stays the same for as long
+    as the library is not removed and begun again. ``old_segments`` stand in it by the word of a
+    manifest of version 1, which named them.
     """
 
     number: int
-    files: tuple[tuple[str, int], ...]
-    segments: frozenset[str]
+    files: tuple[LibraryFile, ...]
+    identity: str
+    old_segments: frozenset[str] = frozenset()
 
 
 def read_library(store: Store, scorer: str) -> Library:
@@ -49,71 +67,61 @@ def read_library(store: Store, scorer: str) -> Library:
     """
     numbered = list(iterate_numbered(store, f"library/{scorer}/manifest", ".json"))
     if not numbered:
-        return Library(0, (), frozenset())
-    document = read_json(store, numbered[-1][1])
-    files = [(item["name"], item["size"]) for item in document["files"]]
-    segments = [name for item in document["files"] for name in item["segments"]]
-    return Library(numbered[-1][0], tuple(files), frozenset(segments))
+        return Library(0, (), uuid.uuid4().hex)
+    try:
+        document = read_json(store, numbered[-1][1])
+    except StateError as error:
+        raise StateError(f"{error}, or {_begin_anew(numbered[-1][1])}") from None
+    names = LibraryFile.__dataclass_fields__
+    files = [LibraryFile(**{name: item[name] for name in names}) for item in document["files"]]
+    segments = [name for item in document["files"] for name in item.get("segments", ())]
+    identity = document.get("library_id", "")
+    return Library(numbered[-1][0], tuple(files), identity, frozenset(segments))
 
 
-def compact(store: Store, scorer: str, run: str, plan_id: str) -> int:
-    """Add a run's sealed scores to the library; return how many pairs were added.
+def list_scorers(store: Store) -> list[str]:
+    """Return all scorers that have a library."""
+    return sorted({entry.name.split("/")[1] for entry in store.entries("library")})
 
-    ``run`` is the folder of one plan's shards. Safe to repeat and to race: a segment enters once.
+
+def put_library(
+    store: Store, scorer: str, before: Library, files: Sequence[LibraryFile]
+) -> Library | None:
+    """Create the manifest that follows ``before``; ``None`` if another process was first.
+
+    ``before.old_segments`` must have been noted beside the segments: they are not named again.
     """
-    while True:
-        library = read_library(store, scorer)
-        if all(name in library.segments for name in list_segments(store, run)):
-            return 0
-        loaded = load_segments(store, run, plan_id)
-        fresh = [name for name in loaded.segments if name not in library.segments]
-        if not fresh:
-            return 0
-        scores = loaded.pairs.filter(pc.is_valid(loaded.pairs.column("score")))
-        scores = scores.select(arrow_schema("library").names)
-        scores = scores.sort_by([("query_key", "ascending"), ("passage_key", "ascending")])
-        entry = _put_scores(store, scorer, scores, fresh)
-        if _put_manifest(store, scorer, library.number, entry):
-            return int(scores.num_rows)
-
-
-def _put_scores(store: Store, scorer: str, scores: pa.Table, segments: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="rerank-jobs-") as folder:
-        path = Path(folder) / "scores.parquet"
-        write_parquet(path, arrow_schema("library"), scores.to_batches(), row_group=ROW_GROUP)
-        digest = sha256_of_file(path)
-        # A library may gather thousands of files: 8 digits would be too few to tell them apart.
-        name = f"library/{scorer}/scores-{digest[:16]}.parquet"
-        size = path.stat().st_size
-        if store.put_file_if_absent(name, path) is Put.OTHER:
-            raise StateError(f"{store.location}/{name}: damaged: remove it, run again")
-    return {
-        "name": name,
-        "sha256": digest,
-        "size": size,
-        "rows": scores.num_rows,
-        "segments": segments,
-    }
-
-
-def _put_manifest(store: Store, scorer: str, number: int, entry: dict[str, Any]) -> bool:
-    folder = f"library/{scorer}/manifest"
-    files = read_json(store, f"{folder}/{number:020d}.json")["files"] if number else []
-    for item in files:
-        if item["name"] == entry["name"]:  # the new segments held nothing but repeats
-            item["segments"] = sorted({*item["segments"], *entry["segments"]})
-            break
-    else:
-        files = [*files, entry]
+    number = before.number + 1
     document = {
         "contract": "library",
         "version": contract_versions()["library"],
         "scorer_id": scorer,
-        "number": number + 1,
-        "files": files,
+        "library_id": before.identity,
+        "number": number,
+        "files": [asdict(file) for file in files],
     }
-    name = f"{folder}/{number + 1:020d}.json"
-    return store.put_if_absent(name, seal_json(document)) is not Put.OTHER
+    name = f"library/{scorer}/manifest/{number:020d}.json"
+    if store.put_if_absent(name, seal_json(document)) is Put.OTHER:
+        return None
+    return Library(number, tuple(files), before.identity)
+
+
+def find_scores(store: Store, scorer: str, cutoff: datetime) -> str | None:
+    """Return ``lookup_sql`` of a scorer's newest library.
+
+    A file that was merged away and removed meanwhile is looked for under the newer manifest.
+
+    Raises:
+        StateError: a file of the newest library is gone or damaged.
+
+    """
+    while True:
+        library = read_library(store, scorer)
+        try:
+            return lookup_sql(store, library, cutoff)
+        except StateError:
+            if read_library(store, scorer).number == library.number:
+                raise
 
 
 def lookup_sql(store: Store, library: Library, cutoff: datetime) -> str | None:
@@ -122,29 +130,60 @@ def lookup_sql(store: Store, library: Library, cutoff: datetime) -> str | None:
     ``cutoff`` (UTC) leaves older scores out. ``None`` where the library is empty.
 
     Raises:
-        StateError: a file of the library is gone or was cut short.
+        StateError: a file of the library is gone or damaged.
 
     """
     if not library.files:
         return None
-    paths = ", ".join(quote_text(str(_fetch(store, name, size))) for name, size in library.files)
+    found = fetch_library(store, library)
+    paths = ", ".join(quote_text(str(path)) for path in found)
     instant = quote_text(cutoff.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00"))
-    return f"""SELECT query_key, passage_key, score, model, provider FROM read_parquet([{paths}])
+    # Files of version 1 have no column parts.
+    known = any("parts" in pq.read_schema(path).names for path in found)
+    parts = "parts" if known else "NULL::INTEGER AS parts"
+    return f"""SELECT query_key, passage_key, score, model, provider, received_at, {parts}
+        FROM read_parquet([{paths}], union_by_name=true)
         SEMI JOIN sends USING (query_key, passage_key) WHERE received_at >= {instant}::TIMESTAMPTZ
         QUALIFY row_number() OVER (PARTITION BY query_key, passage_key
             ORDER BY received_at DESC, score DESC) = 1"""
 
 
-def _fetch(store: Store, name: str, size: int) -> Path:
+def fetch_library(store: Store, library: Library) -> list[Path]:
+    """Return a library's files as local paths, each checked against its SHA-256.
+
+    From an object store every file is downloaded whole: keys are random, so a table's pairs lie in
+    all parts of every file.
+
+    Raises:
+        StateError: a file is gone or damaged.
+
+    """
+    return [_fetch(store, file) for file in library.files]
+
+
+def _fetch(store: Store, file: LibraryFile) -> Path:
     try:
-        path = store.fetch(name)
+        path = store.fetch(file.name)
     except FileNotFoundError:
         problem = "is gone"
     else:
-        if path.stat().st_size == size:
+        facts = path.stat()
+        if facts.st_size == file.size and _digest(path, facts.st_mtime_ns) == file.sha256:
             return path
-        problem = "is damaged (its size differs)"
+        problem = "is damaged"
     raise StateError(
-        f"{store.location}/{name}: {problem}: restore it, or remove {name.rpartition('/')[0]} and"
-        " pay for its scores again"
+        f"{store.location}/{file.name}: {problem}: restore it, or {_begin_anew(file.name)}"
     )
+
+
+def _begin_anew(name: str) -> str:
+    return (
+        f"remove {'/'.join(name.split('/')[:2])} and run rerank-jobs ledger compact: what"
+        " segments still hold comes back, the rest is paid again"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, _changed_ns: int) -> str:
+    """Return the SHA-256 of a file, computed once per process."""
+    return sha256_of_file(path)

@@ -32,13 +32,17 @@ PAIRS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What sealed replies cost: replies, units (reported, else planned), dollars; pairs refused."""
+    """What sealed replies cost: replies, units (reported, else planned), dollars; pairs refused.
+
+    ``segments_ignored`` are torn, changed or foreign: what they cost nobody can tell.
+    """
 
     requests: int = 0
     search_units: int = 0
     planned_units: int = 0
     cost_usd: float = 0.0
     passages_failed: int = 0
+    segments_ignored: int = 0
 
     def plus(self, other: Spent) -> Spent:
         """Add two sums field by field."""
@@ -80,7 +84,9 @@ def load_segments(store: Store, folder: str, plan_id: str | None = None) -> Load
     ledger = pa.concat_tables(tables) if tables else arrow_schema("ledger").empty_table()
     pairs = _first_of_each(_explode(ledger))
     refused = pairs.num_rows - pairs.column("error").null_count
-    spent = dataclasses.replace(_add_up(ledger), passages_failed=refused)
+    spent = dataclasses.replace(
+        _add_up(ledger), passages_failed=refused, segments_ignored=len(torn)
+    )
     return Loaded(pairs, spent, tuple(good), tuple(torn))
 
 

@@ -8,7 +8,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_owner", "is_gone", "make_airflow_owner", "make_process_owner", "same_owner"]
+__all__ = [
+    "describe_owner",
+    "is_gone",
+    "is_here",
+    "make_airflow_owner",
+    "make_process_owner",
+    "same_owner",
+]
 
 
 def make_process_owner() -> dict[str, Any]:
@@ -44,13 +51,27 @@ def is_gone(owner: dict[str, Any]) -> bool:
         return False
     if any(owner.get(name) != value for name, value in _place().items()):
         return False
-    return _start_time(int(owner["pid"])) != owner.get("started")
+    pid, started = int(owner["pid"]), owner.get("started")
+    if started is None:
+        return False
+    found = _start_time(pid)
+    # Where /proc hides other users' processes, a signal that does nothing still finds them.
+    return found != started if found is not None else not _exists(pid)
+
+
+def is_here(owner: dict[str, Any]) -> bool:
+    """Say whether an owner is surely alive: its process runs where this one can see it."""
+    if owner.get("kind") != "process" or is_gone(owner):
+        return False
+    return all(owner.get(name) == value for name, value in _place().items())
 
 
 def describe_owner(owner: dict[str, Any]) -> str:
     """Return the owner in a few words for a message."""
     if owner.get("kind") == "process":
         return f"process {owner.get('pid')} on {owner.get('host')}"
+    if not owner:
+        return "an owner whose claim cannot be read"
     names = (owner.get("dag_id"), owner.get("run_id"), owner.get("task_id"), owner.get("map_index"))
     return "Airflow task " + " ".join(str(name) for name in names)
 
@@ -65,10 +86,20 @@ def _place() -> dict[str, str]:
 
 
 def _start_time(pid: int) -> str | None:
-    """Ticks since boot at which a running process started; ``None`` if it is none (or no /proc)."""
+    """Ticks since boot at which a process started, ``""`` if it is dead, ``None`` if unseen."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in {"Z", "X"} else fields[19]  # dead, only not waited for
+    return "" if fields[0] in {"Z", "X"} else fields[19]  # dead, only not waited for
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,8 +1,4 @@
-"""Segments: paid replies, sealed before anything else happens to them.
-
-A reply is *unsaved* from the moment it arrives until the segment that holds it is created. Unsaved
-replies are bounded by count, seconds and dollars; while a seal lags, ``accept`` waits, so nothing
-is dropped and admission stops. Sealing runs in a thread: the event loop never waits for a disk.
+"""Segments: paid replies as immutable Arrow files, without any text.
 
 A segment carries the SHA-256 of its own bytes, because Arrow IPC has no checksum: a zeroed block
 would read back as other scores, or as none.
@@ -10,26 +6,32 @@ would read back as other scores, or as none.
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import functools
 import hashlib
-import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 
-from rerank_jobs.config import Ledger as LedgerBounds
 from rerank_jobs.contracts import arrow_schema, contract_versions
-from rerank_jobs.errors import StateError
-from rerank_jobs.model import Outcome, Scored
-from rerank_jobs.storage import Put, Store
+from rerank_jobs.model import Failed, Outcome, Request, Scored
 
-__all__ = ["SegmentWriter", "decode_segment", "encode_segment", "segment_name"]
+__all__ = [
+    "PackedReply",
+    "decode_segment",
+    "encode_replies",
+    "encode_rows",
+    "encode_segment",
+    "pack_reply",
+    "segment_name",
+]
+
+_REPLY_BYTES = 250
+"""What a reply weighs in a segment beside its keys and scores, uncompressed."""
 
 _NO_DIGEST = hashlib.sha256(b"rerank-jobs segment").hexdigest().encode()
 """Stands for the digest in the bytes that are digested."""
@@ -42,14 +44,21 @@ def segment_name(folder: str, epoch: int, sequence: int) -> str:
 
 def encode_segment(outcomes: list[Outcome], plan_id: str) -> bytes:
     """Return the Arrow IPC file of some outcomes, in order; it holds no text."""
-    return _encode([_pack(outcome) for outcome in outcomes], plan_id)
+    return encode_replies([pack_reply(outcome) for outcome in outcomes], plan_id)
 
 
-def _encode(packed: list[_Packed], plan_id: str) -> bytes:
+def encode_replies(packed: list[PackedReply], plan_id: str) -> bytes:
+    """Return the Arrow IPC file of some packed outcomes, in order."""
+    return encode_rows(_make_batch(packed, plan_id, _blank_schema()))
+
+
+def encode_rows(rows: pa.RecordBatch) -> bytes:
+    """Return the Arrow IPC file of rows of the contract ``ledger``."""
     schema = _blank_schema()
-    batch = _make_batch(packed, plan_id, schema)
+    batch = rows.replace_schema_metadata(schema.metadata)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
     data = bytes(sink.getvalue())
     return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
@@ -101,25 +110,41 @@ def _add_parts(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
-    """An outcome beside its passage keys and scores as the bytes of Arrow arrays.
+class PackedReply:
+    """An outcome, without its texts, beside its passage keys and scores as Arrow's bytes.
 
     Packed as it arrives, while its objects are in the cache: the thread that seals then joins
-    bytes, where walking thousands of keys and scores took it twice as long.
+    bytes, where walking thousands of keys and scores took it twice as long. The texts of a
+    thousand passages may be 16 MB; what is kept of them is 24 KB.
     """
 
     outcome: Outcome
     keys: bytes
     scores: bytes
 
+    @property
+    def weight(self) -> int:
+        """Its bytes in a segment, before compression."""
+        return len(self.keys) + len(self.scores) + _REPLY_BYTES
 
-def _pack(outcome: Outcome) -> _Packed:
-    keys = b"".join([passage.key for passage in outcome.request.passages])
-    scores = array("d", outcome.scores).tobytes() if isinstance(outcome, Scored) else b""
-    return _Packed(outcome, keys, scores)
+    @property
+    def usd(self) -> float:
+        """What was paid for it."""
+        return self.outcome.cost_usd if isinstance(self.outcome, Scored) else 0.0
 
 
-def _make_batch(packed: list[_Packed], plan_id: str, schema: pa.Schema) -> pa.RecordBatch:
+def pack_reply(outcome: Outcome) -> PackedReply:
+    """Return what a segment holds of an outcome; it gives its scores back in no other way."""
+    request = outcome.request
+    keys = b"".join([passage.key for passage in request.passages])
+    bare = Request(request.number, request.query_key, "", (), request.search_units)
+    if isinstance(outcome, Failed):
+        return PackedReply(dataclasses.replace(outcome, request=bare), keys, b"")
+    scores = array("d", outcome.scores).tobytes()
+    return PackedReply(dataclasses.replace(outcome, request=bare, scores=()), keys, scores)
+
+
+def _make_batch(packed: list[PackedReply], plan_id: str, schema: pa.Schema) -> pa.RecordBatch:
     """Return one row per outcome, made column by column."""
     outcomes = [item.outcome for item in packed]
     requests = [outcome.request for outcome in outcomes]
@@ -172,131 +197,3 @@ def _make_lists(lists: list[bytes], value_type: pa.DataType) -> pa.Array[Any]:
     values = pa.Array.from_buffers(value_type, len(data) // width, [None, pa.py_buffer(data)])
     offsets = pa.array(accumulate((len(part) // width for part in lists), initial=0), pa.int32())
     return pa.ListArray.from_arrays(offsets, values)
-
-
-@dataclass
-class SegmentWriter:
-    """Seals the outcomes of one process on one shard; use it as an async context.
-
-    Leaving the context seals what is left, whatever the reason for leaving.
-    """
-
-    store: Store
-    folder: str
-    epoch: int
-    plan_id: str
-    bounds: LedgerBounds
-    clock: Callable[[], float] = time.monotonic
-
-    def __post_init__(self) -> None:
-        """Start with nothing unsaved."""
-        self._unsaved: list[_Packed] = []
-        self._batch: list[_Packed] = []
-        self._usd = 0.0
-        self._oldest = 0.0
-        self._sequence = 0
-        self._sealing = asyncio.Lock()
-        self._timer: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
-        self.sealed = 0
-
-    async def __aenter__(self) -> Self:
-        """Start the timer that bounds the age of unsaved replies."""
-        self._timer = asyncio.create_task(self._seal_by_age())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Seal what is left; to be cancelled meanwhile does not stop that."""
-        closing = asyncio.create_task(self._close())
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait({closing})
-            raise
-
-    async def accept(self, outcome: Outcome) -> None:
-        """Take an outcome; return once what is unsaved is within its bounds again.
-
-        Raises:
-            OSError: the disk refused a segment; the outcomes stay unsaved and are tried again.
-            StateError: another process writes segments under the same claim; nothing is lost.
-
-        """
-        if not self._unsaved:
-            self._oldest = self.clock()
-        self._unsaved.append(_pack(outcome))
-        self._usd += _cost(outcome)
-        if self._failure is not None:
-            raise self._failure
-        if self._is_due():
-            async with self._sealing:
-                if self._is_due():  # not if another one's seal has just brought it down
-                    await self._seal()
-
-    async def seal(self) -> None:
-        """Seal everything that is unsaved now."""
-        async with self._sealing:
-            await self._seal()
-
-    def _is_due(self) -> bool:
-        return (
-            len(self._batch) + len(self._unsaved) >= self.bounds.max_unsaved_replies
-            or self._usd >= self.bounds.max_unsaved_usd
-            or (bool(self._unsaved) and self._age() >= self.bounds.max_unsaved_seconds)
-        )
-
-    def _age(self) -> float:
-        return self.clock() - self._oldest
-
-    async def _seal(self) -> None:
-        await self._put_batch()
-        self._batch, self._unsaved = self._unsaved, []
-        await self._put_batch()
-
-    async def _put_batch(self) -> None:
-        """Put the batch; whatever interrupts that, the next try has the same name and bytes.
-
-        So a put that took effect although it failed, or goes on in its thread, is recognised.
-        """
-        if not self._batch:
-            return
-        name = segment_name(self.folder, self.epoch, self._sequence)
-        put = await asyncio.shield(asyncio.to_thread(self._put, name, self._batch))
-        self._sequence += 1
-        if put is Put.OTHER:  # theirs stays: the next try puts ours beside it
-            raise StateError(
-                f"{self.store.location}/{name}: another process wrote this segment under our claim:"
-                " do not run two copies of one owner"
-            )
-        self.sealed += len(self._batch)
-        self._batch = []
-        self._usd = sum(_cost(item.outcome) for item in self._unsaved)
-
-    def _put(self, name: str, packed: list[_Packed]) -> Put:
-        return self.store.put_if_absent(name, _encode(packed, self.plan_id))
-
-    async def _seal_by_age(self) -> None:
-        half = self.bounds.max_unsaved_seconds / 2
-        while True:
-            await asyncio.sleep(half)
-            if self._unsaved and self._age() >= half:
-                try:
-                    await self.seal()
-                except Exception as error:  # noqa: BLE001 - raised by the next accept
-                    self._failure = error
-                    return
-
-    async def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            await asyncio.wait({self._timer})
-        await self.seal()
-
-
-def _cost(outcome: Outcome) -> float:
-    return outcome.cost_usd if isinstance(outcome, Scored) else 0.0

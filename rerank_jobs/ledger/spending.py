@@ -40,9 +40,13 @@ class Spending:
 
 
 def read_unsealed(record: Mapping[str, Any]) -> float:
-    """Return the dollars of a run record that no segment holds: of unknown fate, or wasted."""
+    """Return the dollars of a run record that no segment holds.
+
+    They are of unknown fate, paid for replies of no use, or for replies that a disk did not take.
+    """
     totals = record["totals"]
-    return float(totals["unknown_usd"]) + float(totals.get("wasted_usd", 0.0))
+    wasted = float(totals.get("wasted_usd", 0.0))
+    return float(totals["unknown_usd"]) + wasted + float(record.get("unsealed_usd", 0.0))
 
 
 def count_spending(store: Store, since: Sequence[float], now: float, *, ours: str) -> Spending:

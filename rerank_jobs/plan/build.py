@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from rerank_jobs.config import Job
-from rerank_jobs.errors import InputError, RerankJobsError
+from rerank_jobs.errors import InputError, RerankJobsError, StateError
 from rerank_jobs.plan.cluster import Counts, cluster
 from rerank_jobs.plan.counting import ESTIMATE, TokenCounter
 from rerank_jobs.plan.listwise import check_lists, check_windows
@@ -20,7 +22,8 @@ from rerank_jobs.plan.packing import MAX_PASSAGES
 from rerank_jobs.plan.passages import PASSAGES, write_passages
 from rerank_jobs.plan.price import ShardPrice, find_naive
 from rerank_jobs.plan.promise import Promise, make_promise
-from rerank_jobs.plan.schedule import SCHEDULE, Rules, write_schedule
+from rerank_jobs.plan.queries import Rules
+from rerank_jobs.plan.schedule import SCHEDULE, write_schedule
 from rerank_jobs.plan.work import (
     CANDIDATES,
     NO_STATISTICS,
@@ -33,7 +36,7 @@ from rerank_jobs.plan.work import (
 from rerank_jobs.tables.sink import choose_row_group
 from rerank_jobs.tables.sources import InputTable
 
-__all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards"]
+__all__ = ["MAX_SHARDS", "Draft", "build_plan", "connect", "count_shards", "explain_disk"]
 
 MAX_SHARDS = 256
 
@@ -44,6 +47,10 @@ _OUR_MISTAKES = (
     duckdb.ParserException,
     duckdb.SyntaxException,
 )
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+_LIBRARY_FILE = re.compile(r"/library/[0-9a-f]{32}/scores-[0-9a-f]+\.parquet")
 
 KINDS = ("rows", "candidates", "passages", "schedule")
 
@@ -84,6 +91,22 @@ def connect(folder: Path, memory: int) -> duckdb.DuckDBPyConnection:
     return con
 
 
+@contextlib.contextmanager
+def explain_disk(folder: Path) -> Iterator[None]:
+    """Turn what the database says of a disk that is full or broken into an ``OSError``.
+
+    Without it a full disk would look like a damaged table, or like a mistake of ours.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        text = str(error)
+        for number in _DISK_ERRORS:
+            if os.strerror(number) in text:
+                raise OSError(number, os.strerror(number), str(folder.parent)) from None
+        raise
+
+
 def build_plan(
     job: Job,
     table: InputTable,
@@ -104,10 +127,15 @@ def build_plan(
     Raises:
         InputError: the table cannot be read, or holds bad rows under ``on_bad_rows: fail``.
         JobError: a listwise model, and lists that cannot be sent as they are.
+        StateError: a file of the library went away while it was read.
 
     """
     rules = _find_rules(job, max_passages, listwise=listwise)
-    with contextlib.closing(connect(folder, job.memory)) as con, _explain(table):
+    with (
+        _explain(table),
+        explain_disk(folder),
+        contextlib.closing(connect(folder, job.memory)) as con,
+    ):
         shards = count_shards(table.rows, job.shards.rows_per_shard)
         counts = cluster(con, table, job, salt, shards)
         _check_rows(con, table, job)
@@ -167,6 +195,10 @@ def _explain(table: InputTable) -> Iterator[None]:
         raise
     except duckdb.Error as error:
         text = str(error)
+        if _LIBRARY_FILE.search(text):
+            raise StateError(
+                "a file of the score library was removed or damaged while it was read: run again"
+            ) from None
         named = [file.name for file in table.files if file.path in text]
         where = f"{table.location}/{named[0]}" if named else table.location
         if re.search(r"(?i)utf-?8", text):

@@ -26,7 +26,7 @@ from rerank_jobs.plan.identity import key_sql, route_sql
 from rerank_jobs.tables.rendering import render_documents
 from rerank_jobs.tables.sources import ELEMENT_BITS, ROW, InputTable, quote
 
-__all__ = ["Counts", "choose_batch_rows", "cluster", "document_is_text", "stream"]
+__all__ = ["VISIBLE", "Counts", "choose_batch_rows", "cluster", "document_is_text", "stream"]
 
 REF = "_rj_ref"
 """Internal column of the view ``candidates``. Columns of the user's are always written with their
@@ -36,7 +36,10 @@ VECTOR_ROWS = 2048
 STREAM_ROWS = 10 * VECTOR_ROWS
 STREAM_BYTES = 32 << 20
 
-_VISIBLE = r"'[^\s\x0b\x1c-\x1f\x85\x{feff}\pZ]'"
+VISIBLE = r"[^\s\x0b\x1c-\x1f\x85\x{feff}\pZ]"
+"""Regular expression (RE2) of a character that shows: a text without any is blank."""
+
+_VISIBLE = f"'{VISIBLE}'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,10 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan as frozen; ``inputs`` are (name, bytes, SHA-256) of the files that it read."""
+    """A plan as frozen; ``inputs`` are (name, bytes, SHA-256) of the files that it read.
+
+    ``whole`` is not set for a sample, nor for plans of earlier versions, which do not say.
+    """
 
     plan_id: str
     partition: str
@@ -77,6 +80,7 @@ class Plan:
     inputs: tuple[tuple[str, int, str], ...]
     input_schema: pa.Schema
     row_group: int
+    whole: bool = False
 
 
 def plan_name(partition: str, identity: str) -> str:
@@ -133,6 +137,7 @@ def freeze(
     scorer: str,
     identity: str,
     draft: Draft,
+    limit_queries: int | None = None,
 ) -> Plan:
     """Put the work files, create the plan file; return the plan that another process put first."""
     shards = [
@@ -169,6 +174,7 @@ def freeze(
         "promise": draft.promise.to_json(),
         "shards": shards,
         "rejected": rejected,
+        "sample": limit_queries,
     }
     name = plan_name(partition, identity)
     if store.put_if_absent(name, seal_json(document)) is Put.OTHER:
@@ -191,7 +197,9 @@ def _put_work(
 def _put_file(store: Store, path: Any, name: str) -> dict[str, Any]:
     digest = sha256_of_file(path)
     file = WorkFile(name.format(sha8=digest[:8]), digest, path.stat().st_size)
-    store.put_file_if_absent(file.name, path)
+    if store.put_file_if_absent(file.name, path) is Put.OTHER:
+        store.delete(file.name)  # its name is its digest: what stands there was damaged
+        store.put_file_if_absent(file.name, path)
     return asdict(file)
 
 
@@ -215,4 +223,5 @@ def _decode(document: dict[str, Any]) -> Plan:
         inputs=tuple((name, size, digest) for name, size, digest in document["inputs"]),
         input_schema=schema,
         row_group=document["row_group"],
+        whole=document.get("sample", 0) is None,
     )

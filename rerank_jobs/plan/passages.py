@@ -26,7 +26,7 @@ from rerank_jobs.plan.windows import passage_limit, query_cut
 from rerank_jobs.plan.work import ShardWriters
 from rerank_jobs.tables.sources import ROW, InputTable, quote
 
-__all__ = ["OVER_CONTEXT", "PASSAGES", "write_passages"]
+__all__ = ["OVER_CONTEXT", "PASSAGES", "count_query_tokens", "write_passages"]
 
 OVER_CONTEXT = "over_context"
 """Error code of a document longer than the context under ``long_documents: fail``."""
@@ -131,7 +131,7 @@ def _cut(
     batch: pa.RecordBatch, context: Context, salt: bytes, counter: TokenCounter
 ) -> pa.RecordBatch:
     """Turn pairs into passages: documents within the context as they are, longer ones cut."""
-    query_tokens = _query_tokens(batch.column("query"), context, counter)
+    query_tokens = count_query_tokens(batch.column("query"), context, counter)
     tokens = counter.count(batch.column("text"))
     limits = passage_limit(context.tokens, query_tokens)
     over = np.flatnonzero(tokens > limits)
@@ -150,7 +150,7 @@ def _cut(
     return _assemble(batch, index, over, cut, texts, keys, query_tokens[index], tokens)
 
 
-def _query_tokens(queries: pa.Array[Any], context: Context, counter: TokenCounter) -> IntArray:
+def count_query_tokens(queries: pa.Array[Any], context: Context, counter: TokenCounter) -> IntArray:
     """Return the tokens of each query, as many of them as the provider takes."""
     coded = queries.dictionary_encode()
     distinct = np.minimum(counter.count(coded.dictionary), query_cut(context.tokens))

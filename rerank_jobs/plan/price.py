@@ -34,7 +34,8 @@ class ShardPrice:
     ``bound_units`` is the fewest units that any packing could cost. ``distinct_*`` is one request
     per distinct query with all its passages, ``missing_*`` the same without what is reused.
     ``widest_*`` are the most units and tokens of one request. ``units`` take the dearer reading of
-    the 500-token rule, ``units_query_once`` the cheaper one for the same requests.
+    the 500-token rule, ``units_query_once`` the cheaper one for the same requests. ``cheapest_*``
+    and ``strict_*`` are what is sent under either mode of reuse.
     """
 
     passages: int = 0
@@ -49,6 +50,12 @@ class ShardPrice:
     widest_units: int = 0
     widest_tokens: int = 0
     units_query_once: int = 0
+    cheapest_passages: int = 0
+    cheapest_units: int = 0
+    cheapest_tokens: int = 0
+    strict_passages: int = 0
+    strict_units: int = 0
+    strict_tokens: int = 0
 
     def plus(self, other: ShardPrice) -> ShardPrice:
         """Add two prices; of the widest requests the wider counts."""

@@ -27,8 +27,9 @@ class Promise:
     group as it stands. ``savings`` has ``search_units``, ``tokens`` and ``cost_usd`` of each of
     ``SAVINGS``: the naive figures less all of them are the planned ones, exactly. Packing saves
     less than nothing where the endpoint's limits split a query. ``search_units`` are counted by the
-    dearer reading (I2) of the 500-token rule, ``units_by_reading`` has both. The fields with
-    defaults are not in plans of earlier versions.
+    dearer reading (I2) of the 500-token rule, ``units_by_reading`` has both. ``by_reuse`` has
+    ``passages``, ``search_units``, ``tokens`` and ``cost_usd`` that are sent under ``cheapest`` and
+    under ``strict``. The fields with defaults are not in plans of earlier versions.
     """
 
     rows_in: int
@@ -57,6 +58,7 @@ class Promise:
     naive_tokens: int = 0
     savings: dict[str, dict[str, float]] = field(default_factory=dict)
     units_by_reading: dict[str, int] = field(default_factory=dict)
+    by_reuse: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the totals as plain JSON values."""
@@ -103,7 +105,18 @@ def make_promise(
         naive_tokens=naive[0].tokens,
         savings=_find_savings(endpoint, total, *naive),
         units_by_reading={"I1": total.units_query_once, "I2": total.units},
+        by_reuse={mode: _price_reuse(endpoint, total, mode) for mode in ("cheapest", "strict")},
     )
+
+
+def _price_reuse(endpoint: Endpoint, total: ShardPrice, mode: str) -> dict[str, float]:
+    units, tokens = getattr(total, f"{mode}_units"), getattr(total, f"{mode}_tokens")
+    return {
+        "passages": getattr(total, f"{mode}_passages"),
+        "search_units": units,
+        "tokens": tokens,
+        "cost_usd": Quantity(units, tokens).cost(endpoint),
+    }
 
 
 def _find_seconds(endpoint: Endpoint, total: ShardPrice) -> float:

@@ -6,6 +6,8 @@ not land (``Superseded``: another generation stands there), or nobody knows (``C
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,16 @@ from rerank_jobs.errors import CommitUnknown, StateError
 from rerank_jobs.storage import Put, Store, read_json, seal_json
 from rerank_jobs.storage.store import iterate_numbered
 
-__all__ = ["Generation", "Part", "Superseded", "commit", "read_current", "read_generations"]
+__all__ = [
+    "Generation",
+    "Part",
+    "Superseded",
+    "commit",
+    "iterate_newest",
+    "manifest_name",
+    "read_current",
+    "read_generations",
+]
 
 
 class Superseded(Exception):
@@ -24,17 +35,24 @@ class Superseded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A published file: name under its root, SHA-256, bytes, rows."""
+    """A published file: name under its root, SHA-256, bytes, rows.
+
+    ``source`` names its copy under state, ``None`` where none was kept.
+    """
 
     name: str
     sha256: str
     size: int
     rows: int
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One published generation of a partition; ``document`` is the whole manifest."""
+    """One published generation of a partition; ``document`` is the whole manifest.
+
+    ``withdrawn`` are plans that going back to this generation took back.
+    """
 
     number: int
     name: str
@@ -42,6 +60,7 @@ class Generation:
     parts: tuple[Part, ...]
     rejected: tuple[Part, ...]
     document: dict[str, Any]
+    withdrawn: tuple[str, ...] = ()
 
 
 def manifest_name(partition: str, number: int) -> str:
@@ -49,22 +68,34 @@ def manifest_name(partition: str, number: int) -> str:
     return f"{partition}/manifest/{number:020d}.json"
 
 
-def read_generations(store: Store, partition: str) -> list[Generation]:
+def read_generations(
+    store: Store, partition: str, *, newest: int | None = None
+) -> list[Generation]:
     """Return the generations of a partition, oldest first, without those whose manifest is damaged.
+
+    With ``newest`` only the last so many are read.
 
     Raises:
         StateError: the current generation's manifest is damaged.
 
     """
+    return list(itertools.islice(iterate_newest(store, partition), newest))[::-1]
+
+
+def iterate_newest(store: Store, partition: str) -> Iterator[Generation]:
+    """Yield the generations from the current one backwards, each read when it is asked for.
+
+    Raises:
+        StateError: the current generation's manifest is damaged; an older one is left out.
+
+    """
     names = [name for _, name in iterate_numbered(store, f"{partition}/manifest", ".json")]
-    found = []
-    for name in names:
+    for name in reversed(names):
         try:
-            found.append(_decode(name, read_json(store, name)))
+            yield _read(store, name)
         except StateError:
             if name == names[-1]:
                 raise
-    return found
 
 
 def read_current(store: Store, partition: str) -> Generation | None:
@@ -74,10 +105,7 @@ def read_current(store: Store, partition: str) -> Generation | None:
         StateError: its manifest is damaged.
 
     """
-    numbered = list(iterate_numbered(store, f"{partition}/manifest", ".json"))
-    if not numbered:
-        return None
-    return _decode(numbered[-1][1], read_json(store, numbered[-1][1]))
+    return next(iterate_newest(store, partition), None)
 
 
 def commit(store: Store, partition: str, previous: int, document: dict[str, Any]) -> Generation:
@@ -110,6 +138,15 @@ def _look(store: Store, name: str, data: bytes, error: OSError) -> bool:
         ) from error
 
 
+def _read(store: Store, name: str) -> Generation:
+    try:
+        return _decode(name, read_json(store, name))
+    except StateError as error:
+        raise StateError(
+            f"{error}, or remove it and run again: the table is published anew from what is paid"
+        ) from None
+
+
 def _decode(name: str, document: dict[str, Any]) -> Generation:
     try:
         return Generation(
@@ -119,6 +156,7 @@ def _decode(name: str, document: dict[str, Any]) -> Generation:
             parts=tuple(Part(**part) for part in document["parts"]),
             rejected=tuple(Part(**part) for part in document["rejected"]),
             document=document,
+            withdrawn=tuple(document.get("withdrawn", ())),
         )
     except (KeyError, TypeError, ValueError):
-        raise StateError(f"{name}: not a manifest of this version") from None
+        raise StateError(f"{name}: not a manifest of this version: use that version") from None

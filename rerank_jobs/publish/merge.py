@@ -95,7 +95,7 @@ _DOCUMENTS = """CREATE OR REPLACE TEMP TABLE documents AS
         bool_or(truncated) AS truncated, bool_and(reused) AS reused,
         arg_max(model, (score, -w)) AS model, arg_max(provider, (score, -w)) AS provider
     FROM (SELECT p.query_key, p.doc_key, p.window AS w, p.windows, p.truncated,
-            coalesce(l.parts, 1) - 1 AS more,
+            coalesce(CASE WHEN l.score IS NULL THEN p.parts ELSE l.parts END, 1) - 1 AS more,
             coalesce(l.score, p.score) AS score, coalesce(p.error, l.error) AS error,
             l.score IS NULL AND p.score IS NOT NULL AS reused,
             CASE WHEN l.score IS NULL THEN p.model ELSE l.model END AS model,

@@ -1,14 +1,13 @@
 """Publishing a plan: gates, parts copied into place, one commit, then what is superseded goes.
 
 A reader that follows manifests sees the old generation or the new one, never a mixture. Publishing
-the plan that is current already changes nothing.
+the plan that is current already changes nothing; going back to an earlier one is a new generation.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -16,7 +15,8 @@ from uuid import uuid4
 from rerank_jobs import __version__
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import contract_versions
-from rerank_jobs.errors import GateFailed, StateError
+from rerank_jobs.errors import Busy, StateError
+from rerank_jobs.publish.gates import check_gates, check_guards
 from rerank_jobs.publish.generations import (
     Generation,
     Part,
@@ -25,90 +25,40 @@ from rerank_jobs.publish.generations import (
     read_current,
     read_generations,
 )
-from rerank_jobs.storage import Put, Store, read_json, seal_json, sha256_of_file
+from rerank_jobs.publish.leftovers import announce_copies, publish_folder, tidy
+from rerank_jobs.publish.orders import PublishOrder, Roots, ShardPart, add_statuses
+from rerank_jobs.publish.retention import (
+    check_source,
+    find_damaged,
+    is_mendable,
+    is_retained,
+    mend,
+    place,
+)
+from rerank_jobs.storage import Store
 
 __all__ = [
     "PublishOrder",
     "Roots",
     "ShardPart",
-    "check_gates",
     "find_published",
+    "publish_document",
+    "publish_folder",
     "publish_plan",
-    "tidy",
+    "restore_generation",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Roots:
-    """The three places of a job: published data, rejected rows, and everything else."""
-
-    output: Store
-    rejected: Store
-    state: Store
-
-
-@dataclass(frozen=True, slots=True)
-class ShardPart:
-    """A finished shard: its part under state (``None`` without rows), its documents by status."""
-
-    shard: int
-    part: Part | None
-    statuses: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class PublishOrder:
-    """All that a generation is made of; ``facts`` go into the manifest as they are."""
-
-    partition: str
-    folder: str
-    plan_id: str
-    shards: Sequence[ShardPart]
-    rejected: Part | None
-    rows: int
-    documents: int
-    facts: dict[str, Any]
-
-
-def check_gates(job: Job, order: PublishOrder) -> None:
-    """Check what must hold before anything becomes visible.
-
-    Raises:
-        GateFailed: too many documents failed.
-        StateError: the parts do not add up to the plan.
-
-    """
-    rows = sum(shard.part.rows for shard in order.shards if shard.part)
-    counts = _add_statuses(order.shards)
-    documents = sum(counts.values())
-    if (rows, documents) != (order.rows, order.documents):
-        raise StateError(
-            f"plan {order.plan_id[:8]}: parts hold {rows:,} rows and {documents:,} documents, the"
-            f" plan {order.rows:,} and {order.documents:,}: nothing was published; run again"
-        )
-    failed = counts.get("failed", 0)
-    fraction = failed / documents if documents else 0.0
-    again = "run again with --retry-failed to send them once more"
-    if failed and job.failures.on_failed == "fail":
-        raise GateFailed(
-            f"{failed:,} of {documents:,} documents failed (failures.on_failed: fail): {again}"
-        )
-    if fraction > job.failures.max_failed_fraction:
-        raise GateFailed(
-            f"{failed:,} of {documents:,} documents failed ({fraction:.2%}, over"
-            f" failures.max_failed_fraction {job.failures.max_failed_fraction:.2%}): nothing was"
-            f" published; {again}, or allow more"
-        )
-
-
 def find_published(roots: Roots, partition: str, plan_id: str) -> Generation | None:
-    """Return the current generation if it is this plan's and all of its files are there."""
+    """Return the current generation if the plan need not be published any more.
+
+    That is: it is this plan's, or going back to it withdrew this plan, and all of its files are
+    there or can be put back from state.
+    """
     current = read_current(roots.state, partition)
-    if current is None or current.plan_id != plan_id:
+    if current is None or plan_id not in (current.plan_id, *current.withdrawn):
         return None
-    whole = all(roots.output.exists(part.name) for part in current.parts)
-    whole = whole and all(roots.rejected.exists(part.name) for part in current.rejected)
-    return current if whole else None
+    return current if is_mendable(roots.state, find_damaged(roots, current)) else None
 
 
 def publish_plan(
@@ -117,26 +67,26 @@ def publish_plan(
     """Publish the order as the next generation, or return the current one if it is this plan's.
 
     One process publishes a partition at a time; ``check`` raises if it is no longer this one.
-
-    A current generation of this plan whose files somebody removed is followed by a whole one.
+    Files of a current generation of this plan that somebody removed or damaged are put back.
 
     Raises:
-        GateFailed, StateError: see ``check_gates``.
+        GateFailed, StateError: see ``check_gates`` and ``check_guards``.
         CommitUnknown: see ``commit``; nothing was deleted.
 
     """
+    keep = job.publish.keep_generations
     while True:
+        check()
         published = find_published(roots, order.partition, order.plan_id)
         if published is not None:
-            tidy(roots, order.partition)
+            mend(roots, published)
+            tidy(roots, order.partition, keep)
             return published
         current = read_current(roots.state, order.partition)
         check_gates(job, order)
-        previous = current.number if current else 0
         try:
-            document = _copy_all(roots, order)
-            check()
-            generation = commit(roots.state, order.partition, previous, document)
+            document = _compose(job, roots, order, current)
+            return _land(roots, order.partition, keep, current, document, check)
         except Superseded:
             continue
         except FileNotFoundError:
@@ -147,115 +97,170 @@ def publish_plan(
                 f"{roots.state.location}: a finished part of plan {order.plan_id[:8]} is gone: run"
                 " again"
             ) from None
-        tidy(roots, order.partition)
-        return generation
 
 
-def find_leftovers(roots: Roots, partition: str) -> list[tuple[Store, str]]:
-    """Return published files that the current manifest does not name but an earlier one did.
+def restore_generation(
+    job: Job,
+    roots: Roots,
+    partition: str,
+    number: int,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Generation:
+    """Publish a retained generation's files once more, as the next generation; return that.
 
-    So does the list that a publisher leaves before it copies: a crash before its commit leaves no
-    other trace. What a damaged manifest names stays: nothing is removed without proof.
+    Its ``restores`` names the one gone back to, its ``withdrawn`` the plans published since. A
+    number that is current already, or that the current one restores, changes nothing.
+
+    Raises:
+        StateError: there is no such generation, or its parts are not retained or damaged.
+        CommitUnknown: see ``commit``; nothing was deleted.
+
     """
-    generations = read_generations(roots.state, partition)
-    lists = _read_copy_lists(roots.state, partition)
-    found = []
-    for store, kind in ((roots.output, "parts"), (roots.rejected, "rejected")):
-        kept = {part.name for part in getattr(generations[-1], kind)} if generations else set()
-        named = {part.name for old in generations[:-1] for part in getattr(old, kind)}
-        named |= {name for document in lists.values() for name in document[kind]}
-        found += [(store, name) for name in sorted(named - kept) if store.exists(name)]
-    return found
+    keep = job.publish.keep_generations
+    while True:
+        check()
+        generations = read_generations(roots.state, partition)
+        current = generations[-1] if generations else None
+        if current and number in (current.number, current.document.get("restores")):
+            mend(roots, current, deep=True)
+            tidy(roots, partition, keep)
+            return current
+        wanted = _choose_retained(roots.state, partition, generations, number)
+        since = [one.plan_id for one in generations if one.number > number]
+        withdrawn = sorted({*since, *wanted.withdrawn} - {wanted.plan_id})
+        document = {
+            **wanted.document,
+            **_sign(),
+            "restores": number,
+            "withdrawn": withdrawn,
+        }
+        try:
+            return _land(roots, partition, keep, current, document, check)
+        except Superseded:
+            continue
 
 
-def tidy(roots: Roots, partition: str) -> list[str]:
-    """Remove what ``find_leftovers`` finds; return its names.
+def publish_document(
+    job: Job,
+    roots: Roots,
+    current: Generation,
+    document: dict[str, Any],
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Generation:
+    """Publish files that lie under state as the generation after ``current``; no gate is asked.
 
-    Only for the one process that publishes the partition: another's copies would be leftovers.
+    ``document`` is its manifest, but for what every manifest says of itself.
+
+    Raises:
+        Busy: another process has published the partition meanwhile.
+        CommitUnknown: see ``commit``; nothing was deleted.
+
     """
-    leftovers = find_leftovers(roots, partition)
-    for store, name in leftovers:
-        store.delete(name)
-    for name in _read_copy_lists(roots.state, partition):
-        roots.state.delete(name)
-    return [name for _, name in leftovers]
+    partition, keep = str(document["partition"]), job.publish.keep_generations
+    check()
+    try:
+        return _land(roots, partition, keep, current, {**document, **_sign()}, check)
+    except Superseded:
+        raise Busy(
+            f"partition {partition}: another process published it meanwhile: run again"
+        ) from None
 
 
-def publish_folder(partition: str) -> str:
-    """Return the folder of claims and copy lists of a partition's publishing."""
-    return f"{partition}/publish"
-
-
-def _read_copy_lists(state: Store, partition: str) -> dict[str, dict[str, Any]]:
-    found = {}
-    for entry in state.entries(publish_folder(partition)):
-        if entry.name.endswith(".json") and "/claim/" not in entry.name:
-            with contextlib.suppress(StateError, FileNotFoundError):
-                found[entry.name] = read_json(state, entry.name)
-    return found
-
-
-def _copy_all(roots: Roots, order: PublishOrder) -> dict[str, Any]:
-    """Put all files into place, beside those that are current; return their manifest."""
-    parts = [_place(order.folder, s.part, s.shard) for s in order.shards]
-    rejected = [_place(order.folder, order.rejected, 0)]
-    names = {
-        "parts": [target.name for _, target in filter(None, parts)],
-        "rejected": [target.name for _, target in filter(None, rejected)],
-    }
-    copy_list = f"{publish_folder(order.partition)}/{order.plan_id}.json"
-    roots.state.put_if_absent(copy_list, seal_json(names))
-    for store, places in ((roots.output, parts), (roots.rejected, rejected)):
-        for source, target in filter(None, places):
-            _copy(roots.state, store, source, target)
-    return _describe(
-        order, [part for _, part in filter(None, parts)], [p for _, p in filter(None, rejected)]
+def _choose_retained(
+    state: Store, partition: str, generations: Sequence[Generation], number: int
+) -> Generation:
+    """Return a generation whose state parts are there."""
+    for one in generations:
+        if one.number == number and is_retained(state, one):
+            return one
+    there = [str(one.number) for one in generations[:-1] if is_retained(state, one)]
+    raise StateError(
+        f"{state.location}: generation {number} of partition {partition} is not retained: those"
+        f" that are: {', '.join(there) or 'none'} (publish.keep_generations says how many)"
     )
 
 
-def _place(folder: str, part: Part | None, shard: int) -> tuple[Part, Part] | None:
-    """Return (part under state, part as it will be published)."""
-    if part is None:
-        return None
+def _land(
+    roots: Roots,
+    partition: str,
+    keep: int,
+    current: Generation | None,
+    document: dict[str, Any],
+    check: Callable[[], None],
+) -> Generation:
+    """Copy a manifest's files into the output beside those that are current, and commit it.
+
+    Raises:
+        Superseded, CommitUnknown: see ``commit``.
+        FileNotFoundError: a part under state is gone.
+
+    """
+    previous = current.number if current else 0
+    parts = [Part(**part) for part in document["parts"]]
+    rejected = [Part(**part) for part in document["rejected"]]
+    for part in (*parts, *rejected):
+        check_source(roots.state, part)  # before the first copy, so that a glob sees less of it
+    announce_copies(roots.state, partition, previous + 1, parts, rejected)
+    for store, items in ((roots.output, parts), (roots.rejected, rejected)):
+        for part in items:
+            place(roots.state, store, part)
+    check()
+    generation = commit(roots.state, partition, previous, document)
+    check()
+    if current is not None:
+        _remove_superseded(roots, current, generation)
+    mend(roots, generation)  # an owner that was taken over may have removed a copy as superseded
+    tidy(roots, partition, keep)
+    return generation
+
+
+def _remove_superseded(roots: Roots, before: Generation, now: Generation) -> None:
+    """Remove at once what only the generation before names: a glob counts it twice till then."""
+    for store, old, new in (
+        (roots.output, before.parts, now.parts),
+        (roots.rejected, before.rejected, now.rejected),
+    ):
+        for name in sorted({part.name for part in old} - {part.name for part in new}):
+            store.delete(name)
+
+
+def _place(folder: str, part: Part, shard: int) -> Part:
+    """Return a part under state as it will be published."""
     file = f"part-{shard:05d}-{part.sha256[:8]}.parquet"
     name = f"{folder}/{file}" if folder else file
-    return part, Part(name, part.sha256, part.size, part.rows)
+    return Part(name, part.sha256, part.size, part.rows, source=part.name)
 
 
-def _copy(state: Store, store: Store, source: Part, target: Part) -> None:
-    path = state.fetch(source.name)
-    if sha256_of_file(path) != source.sha256:
-        raise StateError(
-            f"{state.location}/{source.name}: a finished part is damaged: nothing was published;"
-            " run again"
-        )
-    if store.put_file_if_absent(target.name, path) is Put.OTHER:
-        raise StateError(
-            f"{store.location}/{target.name}: a different file has this part's name: remove it,"
-            " run again"
-        )
-
-
-def _describe(order: PublishOrder, parts: list[Part], rejected: list[Part]) -> dict[str, Any]:
+def _sign() -> dict[str, Any]:
     return {
-        "contract": "manifest",
         "version": contract_versions()["manifest"],
         "written_by": f"rerank-jobs {__version__}",
         "write_id": uuid4().hex,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _compose(
+    job: Job, roots: Roots, order: PublishOrder, current: Generation | None
+) -> dict[str, Any]:
+    """Return the manifest of an order that passes its guards."""
+    parts = [_place(order.folder, shard.part, shard.shard) for shard in order.shards if shard.part]
+    rejected = [_place(order.folder, order.rejected, 0)] if order.rejected else []
+    document: dict[str, Any] = {
+        "contract": "manifest",
+        **_sign(),
         "partition": order.partition,
         "plan_id": order.plan_id,
         "contracts": contract_versions(),
         "parts": [asdict(part) for part in parts],
         "rejected": [asdict(part) for part in rejected],
-        "statuses": _add_statuses(order.shards),
+        "statuses": add_statuses(order.shards),
         **order.facts,
     }
-
-
-def _add_statuses(shards: Sequence[ShardPart]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for shard in shards:
-        for status, count in shard.statuses.items():
-            counts[status] = counts.get(status, 0) + count
-    return counts
+    again = current is not None and current.plan_id == order.plan_id
+    if current is not None and again and current.withdrawn:
+        document["withdrawn"] = list(current.withdrawn)
+    figures = check_guards(job, roots, order, None if again else current)
+    return document if figures is None else {**document, "ranking": figures}

@@ -19,7 +19,7 @@ from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.tables.mapped import MappedRows
 from rerank_jobs.tables.sources import ELEMENT_MASK, ROW, quote
 
-__all__ = ["arrange_rows"]
+__all__ = ["arrange_list", "arrange_rows"]
 
 STREAM_ROWS = 20_480
 
@@ -81,15 +81,19 @@ def _arrange_lists(
             WHERE row BETWEEN {mine[0]} AND {mine[-1]}
             ORDER BY row, rerank_rank""").to_arrow_table()
         taken = rows.take(positions)
-        results = _arrange_list(taken.column(lists), mine, found, schema.field(lists).type)
+        results = arrange_list(taken.column(lists), mine, found, schema.field(lists).type)
         columns = [results if name == lists else taken.column(name) for name in schema.names]
         yield pa.table(columns, names=schema.names)
 
 
-def _arrange_list(
+def arrange_list(
     column: pa.ChunkedArray[Any], numbers: IntArray, ranked: pa.Table, kind: Any
 ) -> Any:
-    """Return a list column with each row's ranked elements in order, our fields among theirs."""
+    """Return a list column with each row's ranked elements in order, our fields among theirs.
+
+    ``numbers`` are the rows' numbers, ascending; ``ranked`` has ``row``, ``element`` and our
+    columns, by row and rank.
+    """
     array = _one_chunk(column)
     home = np.searchsorted(numbers, ranked.column("row").to_numpy())
     starts = array.offsets.to_numpy()[:-1]

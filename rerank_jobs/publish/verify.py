@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,10 +16,11 @@ import pyarrow.parquet as pq
 
 from rerank_jobs.config import Job
 from rerank_jobs.contracts import arrow_schema
+from rerank_jobs.publish.documents import open_documents
 from rerank_jobs.publish.generations import Generation, Part
-from rerank_jobs.publish.publisher import Roots
+from rerank_jobs.publish.orders import Roots
+from rerank_jobs.publish.ranking import RANKING, count_ranking
 from rerank_jobs.storage import Store, sha256_of_file
-from rerank_jobs.tables.sources import quote, quote_text
 
 __all__ = ["Verification", "verify_generation"]
 
@@ -49,12 +49,13 @@ def verify_generation(job: Job, roots: Roots, generation: Generation) -> Verific
     rejected = sum(part.rows for part in generation.rejected)
     documents: int | None = None
     if paths:
-        problems += _check_schema(job, paths)
+        problems += _check_schema(job, roots.output, generation.parts)
     if paths and not problems:
         with duckdb.connect() as con:
-            documents = _open_documents(con, job, paths)
+            documents = open_documents(con, job, paths)
             problems += _check_ranks(con)
             problems += _check_statuses(con, generation)
+            problems += _check_ranking(con, generation)
     promise = generation.document["promise"]
     problems += _check_conservation(promise, rows, documents)
     return Verification(
@@ -90,10 +91,10 @@ def _check_strangers(job: Job, output: Store, generation: Generation) -> Iterato
             yield f"{output.location}/{entry.name}: not a part of generation {generation.number}"
 
 
-def _check_schema(job: Job, paths: list[Path]) -> Iterator[str]:
+def _check_schema(job: Job, store: Store, parts: tuple[Part, ...]) -> Iterator[str]:
     wanted = list(arrow_schema("scored"))
-    for path in paths:
-        schema = pq.read_schema(path)
+    for part in parts:
+        schema = pq.read_schema(store.fetch(part.name))
         fields: list[pa.Field[Any]] = list(schema)
         if job.input.columns.candidates is not None:
             struct = schema.field(job.input.columns.candidates).type.value_type
@@ -101,26 +102,8 @@ def _check_schema(job: Job, paths: list[Path]) -> Iterator[str]:
         have = {field.name: field.type for field in fields}
         for field in wanted:
             if have.get(field.name) != field.type:
-                yield f"{path}: column {field.name} is {have.get(field.name)}, not {field.type}"
-
-
-def _open_documents(con: duckdb.DuckDBPyConnection, job: Job, paths: list[Path]) -> int:
-    """Create the view ``documents(grp, position, …our columns)`` and return its row count."""
-    files = ", ".join(quote_text(str(path)) for path in paths)
-    source = f"read_parquet([{files}], hive_partitioning=false)"
-    ours = [quote(name) for name in arrow_schema("scored").names]
-    columns = job.input.columns
-    if columns.candidates is None:
-        select = f"""SELECT {quote(columns.query_id or "")} AS grp, NULL::BIGINT AS position,
-            {", ".join(ours)} FROM {source}"""
-    else:
-        lists = quote(columns.candidates)
-        select = f"""SELECT grp, i AS position, {", ".join(f"c.{name}" for name in ours)} FROM (
-            SELECT (file_index, file_row_number) AS grp, generate_subscripts({lists}, 1) AS i,
-            unnest({lists}) AS c FROM {source})"""
-    con.execute(f"CREATE TEMP TABLE documents AS {select}")
-    found = con.execute("SELECT count(*) FROM documents").fetchone()
-    return int(found[0]) if found else 0
+                where = f"{store.location}/{part.name}"
+                yield f"{where}: column {field.name} is {have.get(field.name)}, not {field.type}"
 
 
 def _check_ranks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
@@ -167,6 +150,13 @@ def _check_statuses(con: duckdb.DuckDBPyConnection, generation: Generation) -> I
     said = {name: count for name, count in generation.document["statuses"].items() if count}
     if found != said:
         yield f"documents by status are {found}, the manifest says {said}"
+
+
+def _check_ranking(con: duckdb.DuckDBPyConnection, generation: Generation) -> Iterator[str]:
+    said = generation.document.get("ranking")
+    found = count_ranking(con, "documents")
+    if said is not None and found != {name: said[name] for name in RANKING}:
+        yield f"the ranking moved by {found}, the manifest says {said}"
 
 
 def _check_conservation(promise: dict[str, int], rows: int, documents: int | None) -> Iterator[str]:

@@ -54,6 +54,7 @@ async def score_requests(  # noqa: PLR0913
     accept: Callable[[Outcome], Awaitable[None]],
     shorten: Shorten | None = None,
     observe: Callable[[Progress], None] | None = None,
+    conclude: Callable[[ScoreTotals], None] | None = None,
     stop: asyncio.Event | None = None,
     limit_store: LimitStore | None = None,
     rng: random.Random | None = None,
@@ -72,7 +73,8 @@ async def score_requests(  # noqa: PLR0913
     With ``limit_store`` the rate limit is shared with other processes, and the settings' own is not
     used; a store that stays away for ``patience_seconds`` ends the run early too.
 
-    ``requests`` is read lazily in a worker thread. ``observe`` gets at most ten snapshots a second.
+    ``requests`` is read lazily in a worker thread. ``observe`` gets at most ten snapshots a second,
+    ``conclude`` the totals at the end, also where an exception is that: they tell what it cost.
     Time is the running loop's; ``wall_clock`` (seconds since the epoch) only dates replies.
 
     Raises:
@@ -92,7 +94,7 @@ async def score_requests(  # noqa: PLR0913
         rng=rng or random.Random(),  # noqa: S311 - jitter
         wall_clock=wall_clock,
     )
-    return await run.complete(stop)
+    return await run.complete(stop, conclude)
 
 
 def _make_pace(settings: ScoreSettings, limit_store: LimitStore | None) -> Pace:
@@ -155,7 +157,9 @@ class _Run:
         self._dispatcher: asyncio.Task[None] | None = None
         self._observed_at = float("-inf")
 
-    async def complete(self, stop: asyncio.Event | None) -> ScoreResult:
+    async def complete(
+        self, stop: asyncio.Event | None, conclude: Callable[[ScoreTotals], None] | None
+    ) -> ScoreResult:
         watcher = asyncio.create_task(self._watch(stop)) if stop is not None else None
         self._dispatcher = asyncio.create_task(self._dispatch())
         alarm = self._set_alarm()
@@ -166,12 +170,15 @@ class _Run:
             if alarm is not None:
                 alarm.cancel()
             await self._clean_up(watcher)
+        totals = self._meter.totals(self._time())
+        if conclude is not None:
+            conclude(totals)
         if self._crash is not None:
             if self._later_crashes:
                 self._crash.add_note(f"{self._later_crashes} more sends ended in an error")
             raise self._crash
         self._report(last=True)
-        return ScoreResult(self._meter.totals(self._time()), self._stop)
+        return ScoreResult(totals, self._stop)
 
     # The dispatcher.
 

@@ -1,7 +1,8 @@
 """The one seam to where files live: immutable objects created once, whole files read and listed."""
 
-from rerank_jobs.storage.local import LocalStore
-from rerank_jobs.storage.scratch import scratch_folder
+from rerank_jobs.storage.local import LocalStore, sync_folder
+from rerank_jobs.storage.objects import ObjectStore
+from rerank_jobs.storage.scratch import find_stale_scratch, scratch_folder
 from rerank_jobs.storage.store import (
     Entry,
     Put,
@@ -15,11 +16,14 @@ from rerank_jobs.storage.store import (
 __all__ = [
     "Entry",
     "LocalStore",
+    "ObjectStore",
     "Put",
     "Store",
+    "find_stale_scratch",
     "open_store",
     "read_json",
     "scratch_folder",
     "seal_json",
     "sha256_of_file",
+    "sync_folder",
 ]

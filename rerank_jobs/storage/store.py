@@ -54,6 +54,9 @@ class Store(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Create or replace a small object that may be torn or stale without harm (a beat)."""
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Create or replace an object: whole and durable before the call returns."""
+
     def read(self, name: str) -> bytes:
         """Return the object's bytes; raises ``FileNotFoundError``."""
 
@@ -66,23 +69,35 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove the object if it exists."""
 
+    def leftovers(self, older_than: float) -> list[str]:
+        """Return names of temporary files that were last written ``older_than`` seconds ago.
+
+        A process that died while it created an object left them; ``delete`` removes them.
+        """
+
     def fetch(self, name: str) -> Path:
         """Return a local file with the object's bytes, to be read and not changed."""
 
 
 def open_store(location: str) -> Store:
-    """Return the store of a location.
+    """Return the store of a location: a folder's path, or scheme://bucket/folder.
 
     Raises:
-        JobError: the location is of a kind that this version cannot reach.
+        JobError: the location is of a kind that this version cannot reach, or is not well formed.
 
     """
-    if "://" in location:
-        scheme = location.split("://", 1)[0]
-        raise JobError(f"{location}: {scheme}:// locations are not supported yet: use a local path")
-    from rerank_jobs.storage.local import LocalStore
+    if "://" not in location:
+        from rerank_jobs.storage.local import LocalStore
 
-    return LocalStore(location)
+        return LocalStore(location)
+    from rerank_jobs.storage.buckets import SCHEMES
+    from rerank_jobs.storage.objects import ObjectStore
+
+    scheme = location.partition("://")[0]
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES if name != "memory")
+        raise JobError(f"{scheme}:// locations are not supported: use {known} or a local path")
+    return ObjectStore(location)
 
 
 def seal_json(value: dict[str, Any]) -> bytes:
@@ -106,7 +121,9 @@ def read_json(store: Store, name: str) -> dict[str, Any]:
     except (orjson.JSONDecodeError, AttributeError, TypeError):
         valid = False
     if not valid:
-        raise StateError(f"{store.location}/{name}: damaged (its checksum does not fit)")
+        raise StateError(
+            f"{store.location}/{name}: damaged (its checksum does not fit): restore it"
+        )
     return dict(value)
 
 

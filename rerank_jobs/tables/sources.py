@@ -27,6 +27,7 @@ __all__ = [
     "open_input",
     "quote",
     "quote_text",
+    "read_files",
 ]
 
 ROW = "_rj_row"
@@ -121,7 +122,19 @@ def open_input(job: Job, partition: str) -> InputTable:
         raise JobError(f"{location}: {scheme}:// locations are not supported yet: use a local path")
     root = Path(location)
     _check_apart(job, partition, root)
-    files = _find_files(root, f"job {job.name}")
+    return read_files(job, _find_files(root, f"job {job.name}"), root, replace=job.output.replace)
+
+
+def read_files(job: Job, files: list[Path], root: Path, *, replace: bool) -> InputTable:
+    """Return the table of given Parquet files under ``root``, checked as a job's input is.
+
+    With ``replace`` columns of ours are left out.
+
+    Raises:
+        InputError: see ``open_input``.
+
+    """
+    location = str(root)
     schemas, found, stored = [], [], 0
     for path in files:
         metadata, schema = _read_footer(path)
@@ -138,9 +151,9 @@ def open_input(job: Job, partition: str) -> InputTable:
         )
     schema = _unify(schemas, location)
     hive = _hive_columns([file.name for file in found], location, schema)
-    check_input(_with_hive(schema, hive), job.input, location, replace=job.output.replace)
+    check_input(_with_hive(schema, hive), job.input, location, replace=replace)
     schema, lists = _with_hive(schema, hive), None
-    if job.output.replace:
+    if replace:
         schema, lists = _drop_ours(schema, job.input.columns.candidates)
     return InputTable(location, tuple(found), schema, hive, max(1, stored // rows), lists)
 

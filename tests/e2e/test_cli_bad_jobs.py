@@ -192,20 +192,27 @@ def test_a_partitioned_input_asks_for_its_key(tmp_path: Path, capsys: Capture) -
     call(capsys, "run", job).assert_says(2, "shop", "--partition KEY")
 
 
+def test_an_input_in_an_object_store_is_refused_in_plain_words(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """An input at s3://, which this version cannot read, is named as such."""
+    job = set_up(tmp_path, {"input": {"path": "s3://bucket/in"}})
+    call(capsys, "run", job).assert_says(2, "s3://bucket/", "not supported yet", "local path")
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"output": {"path": "s3://bucket/out"}},
-        {"state": {"path": "s3://bucket/state"}},
-        {"input": {"path": "s3://bucket/in"}},
+        ({"output": {"path": "s3a://bucket/out"}}, ("s3a://", "use s3://")),
+        ({"state": {"path": "s3://"}}, ("state.path", "names no bucket")),
+        ({"output": {"path": "s3://bucket"}}, ("output.path", "needs a folder")),
     ],
 )
-def test_an_object_store_is_refused_in_plain_words(
-    tmp_path: Path, capsys: Capture, changes: dict[str, Any]
+def test_a_location_that_cannot_be_is_refused_in_plain_words(
+    tmp_path: Path, capsys: Capture, changes: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    """An s3:// location, which this version cannot reach, is named as such."""
-    job = set_up(tmp_path, changes)
-    call(capsys, "run", job).assert_says(2, "s3://bucket/", "not supported yet", "local path")
+    """What is wrong with an output's or a state's location is said with what to write."""
+    call(capsys, "run", set_up(tmp_path, changes)).assert_says(2, *words)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,12 @@ class World:
         reserved = self.allowances[shard]
         try:
             claim = acquire(
-                self.store, folder(shard), name, clock=lambda: self.store.now, reserved_usd=reserved
+                self.store,
+                folder(shard),
+                name,
+                clock=lambda: self.store.now,
+                watch=lambda _: None,
+                reserved_usd=reserved,
             )
         except Busy:
             return

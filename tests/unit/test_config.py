@@ -294,3 +294,28 @@ def test_the_stores_password_comes_from_a_variable(monkeypatch: pytest.MonkeyPat
     password = read_store_password(endpoint)
     assert password is not None
     assert (password.reveal(), repr(password)) == (KEY_CANARY, "Secret(***)")
+
+
+def test_roots_in_a_bucket_stand_beside_each_other() -> None:
+    """A location is kept as written, without a slash at its end; its siblings are made of it."""
+    job = parse({"output": {"path": "s3://bucket/out/"}})
+    assert job.output_root == "s3://bucket/out"
+    assert job.rejected_root == "s3://bucket/out.rejected"
+    assert job.state_root == "s3://bucket/out.state"
+
+
+@pytest.mark.parametrize(
+    ("output", "state", "word"),
+    [
+        ("s3://", None, "names no bucket"),
+        ("s3://bucket", None, "needs a folder"),
+        ("out", "s3:///", "names no bucket"),
+        ("s3://bucket/out", "s3://bucket", "inside each other"),
+        ("s3://bucket/out", "s3://bucket/out/state/", "inside each other"),
+    ],
+)
+def test_roots_that_cannot_be_are_refused(output: str, state: str | None, word: str) -> None:
+    """No root is a whole account, and none lies in another."""
+    parts = {"output": {"path": output}, "state": {"path": state}}
+    with pytest.raises(JobError, match=word):
+        parse(parts)

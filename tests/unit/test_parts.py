@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank_jobs.config import Job
-from rerank_jobs.errors import StateError
+from rerank_jobs.errors import PlanSpoiled, StateError
 from rerank_jobs.job import open_roots, plan_partition, score_partition_shard
 from rerank_jobs.parts import finish_shard, open_work, read_done
 from rerank_jobs.plan.frozen import Plan, run_folder
@@ -141,7 +141,7 @@ def test_a_damaged_work_file_is_a_typed_error(plan: Plan, store: Store, kind: st
     """A work file that differs from what the plan froze is never sent or merged."""
     file = plan.shards[0].files["passages"]
     damage(store.fetch(file.name), kind)
-    with pytest.raises(StateError, match="work file"):
+    with pytest.raises(PlanSpoiled, match="a planned file is"):
         open_work(store, file)
 
 

@@ -18,10 +18,12 @@ from rerank_jobs.job import open_roots, plan_partition
 from rerank_jobs.ledger.claims import acquire
 from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.ledger.owners import make_airflow_owner
+from rerank_jobs.ledger.spending import read_unsealed
 from rerank_jobs.parts import read_done
 from rerank_jobs.plan.frozen import Plan, run_folder
+from rerank_jobs.score import Progress
 from rerank_jobs.shard import Bounds, ShardResult, read_requests, score_shard
-from rerank_jobs.storage import Store
+from rerank_jobs.storage import Store, read_json
 from tests.builders import make_job, make_rows, write_rows
 
 QUERIES, CANDIDATES = 12, 6
@@ -177,6 +179,28 @@ def test_an_error_of_ours_in_the_middle_loses_no_reply(
     with pytest.raises(RuntimeError, match="an observer"):
         score(api, observe=break_down)
     assert load_segments(store, folder, plan.plan_id).pairs.num_rows == len(api.paid) > 0
+
+
+def test_an_error_of_ours_leaves_a_record_of_what_it_cost(
+    score: Score, store: Store, folder: str
+) -> None:
+    """What a broken run has of unknown fate counts as spent in the next one."""
+
+    def lose(call: int) -> None:
+        if call > 1:
+            raise httpx.ReadTimeout("lost")
+
+    def break_down(progress: Progress) -> None:
+        if progress.unknown_usd:
+            raise RuntimeError("an observer of ours")
+
+    with pytest.raises(RuntimeError, match="an observer"):
+        score(Api(lose), observe=break_down)
+    record = read_json(store, f"{folder}/run-00000001.json")
+    assert record["stop"] == "RuntimeError"
+    assert record["totals"]["lost"] > 0
+    assert read_unsealed(record) == record["totals"]["unknown_usd"] > 0
+    assert read_unsealed({**record, "unsealed_usd": 1.0}) > 1
 
 
 def test_who_lost_the_shard_seals_what_is_paid_and_writes_nothing_else(

@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> LocalStore:
 @pytest.fixture
 def take(store: LocalStore, clock: Clock) -> Callable[[dict[str, Any]], Claim]:
     """Claim the shard for an owner, on the test's clock."""
-    return lambda owner: acquire(store, FOLDER, owner, clock=clock)
+    return lambda owner: acquire(store, FOLDER, owner, clock=clock, watch=lambda _: None)
 
 
 Take = Callable[[dict[str, Any]], Claim]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.library import compact, lookup_sql, read_library
+from rerank_jobs.ledger.compaction import compact, read_markers
+from rerank_jobs.ledger.library import lookup_sql, read_library
 from rerank_jobs.storage import LocalStore, read_json
 from tests.unit.ledger.kit import (
     CANARY,
@@ -56,7 +58,8 @@ def look_up(
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'Asia/Tokyo'")
         con.register("sends", sends)
-        rows: list[Any] = con.execute(sql).fetchall()
+        names = "query_key, passage_key, score, model"
+        rows: list[Any] = con.execute(f"SELECT {names} FROM ({sql})").fetchall()
     found = {int.from_bytes(row[0], "big"): (row[2], row[3]) for row in rows}
     assert len(found) == len(rows)
     return found
@@ -73,25 +76,27 @@ def test_compacting_adds_every_score_once(store: LocalStore) -> None:
     assert compact(store, SCORER, RUN, PLAN) == 9
     assert compact(store, SCORER, RUN, PLAN) == 0
     assert len(manifests(store)) == 1
-    ((name, size),) = read_library(store, SCORER).files
-    table = pq.read_table(store.fetch(name))
+    (file,) = read_library(store, SCORER).files
+    table = pq.read_table(store.fetch(file.name))
     assert table.schema.equals(arrow_schema("library"))
     assert table.equals(table.sort_by([("query_key", "ascending"), ("passage_key", "ascending")]))
-    assert (table.num_rows, store.fetch(name).stat().st_size) == (9, size)
+    assert (table.num_rows, file.rows) == (9, 9)
+    assert store.fetch(file.name).stat().st_size == file.size
 
 
-def test_the_manifest_numbers_count_up_and_name_every_file(store: LocalStore) -> None:
-    """Each compaction adds a file and a manifest that names the earlier files too."""
-    put_segment(store, [make_scored(0)])
+def test_the_manifest_numbers_count_up_and_name_files_alone(store: LocalStore) -> None:
+    """Each compaction adds a file and a manifest that names the earlier ones, but no segment."""
+    put_segment(store, [make_scored(0), make_scored(2)])
     compact(store, SCORER, RUN, PLAN)
     put_segment(store, [make_scored(1)], folder=f"{OTHER_RUN}/00000", plan_id=OTHER_PLAN)
     compact(store, SCORER, OTHER_RUN, OTHER_PLAN)
     library = read_library(store, SCORER)
-    assert (library.number, len(library.files), len(library.segments)) == (2, 2, 2)
+    assert (library.number, len(library.files)) == (2, 2)
     document = read_json(store, manifests(store)[-1])
-    assert (document["contract"], document["version"], document["number"]) == ("library", 1, 2)
+    assert (document["contract"], document["version"], document["number"]) == ("library", 2, 2)
     assert document["scorer_id"] == SCORER
-    assert set(look_up(store)) == {0, 1}
+    assert all(set(item) == {"name", "sha256", "size", "rows"} for item in document["files"])
+    assert set(look_up(store)) == {0, 1, 2}
 
 
 def test_segments_that_come_later_enter_later(store: LocalStore) -> None:
@@ -132,7 +137,6 @@ def test_compacting_different_runs_at_once_loses_none(store: LocalStore) -> None
     for number, plan in enumerate(plans):
         put_segment(store, [make_scored(number)], folder=f"_all/run/{plan}/00000", plan_id=plan)
     race([(f"_all/run/{plan}", plan) for plan in plans], store)
-    assert read_library(store, SCORER).number == len(plans)
     assert set(look_up(store)) == set(range(len(plans)))
 
 
@@ -182,12 +186,14 @@ def test_scores_of_another_scorer_are_not_found(store: LocalStore) -> None:
 
 
 def test_a_torn_segment_does_not_enter(store: LocalStore) -> None:
-    """What cannot be read is left out now and not remembered as read."""
+    """What cannot be read is left out, and noted as ignored, not as read."""
     put_segment(store, [make_scored(0)])
     name = put_segment(store, [make_scored(1)], sequence=1)
     store.put(name, store.read(name)[:-20])
     assert compact(store, SCORER, RUN, PLAN) == 3
-    assert name not in read_library(store, SCORER).segments
+    (marker,) = read_markers(store, RUN)
+    assert name not in marker.segments
+    assert marker.ignored == (name,)
 
 
 def test_an_interrupted_compaction_is_taken_up_again(
@@ -216,7 +222,7 @@ def test_a_damaged_library_is_a_typed_error(store: LocalStore, damage: str) -> N
     """A file that is gone or cut short is named, with what to do; nothing is paid in silence."""
     put_segment(store, [make_scored(0)])
     compact(store, SCORER, RUN, PLAN)
-    ((name, _),) = read_library(store, SCORER).files
+    ((name, *_),) = [astuple(file) for file in read_library(store, SCORER).files]
     if damage == "gone":
         store.delete(name)
     else:
@@ -225,11 +231,20 @@ def test_a_damaged_library_is_a_typed_error(store: LocalStore, damage: str) -> N
         look_up(store)
 
 
+def test_pieces_are_kept(store: LocalStore) -> None:
+    """As how many pieces a passage was sent goes into the library with its score."""
+    whole, cut = make_scored(0, passages=1), replace(make_scored(1, passages=1), parts=4)
+    put_segment(store, [whole, cut])
+    compact(store, SCORER, RUN, PLAN)
+    (file,) = read_library(store, SCORER).files
+    assert pq.read_table(store.fetch(file.name)).column("parts").to_pylist() == [None, 4]
+
+
 def test_the_library_holds_no_text(store: LocalStore) -> None:
     """Neither a query nor a document stands in a file of the library."""
     put_segment(store, [make_scored(0)])
     compact(store, SCORER, RUN, PLAN)
     for entry in store.entries("library"):
         assert CANARY.encode() not in store.read(entry.name)
-    ((name, _),) = read_library(store, SCORER).files
+    ((name, *_),) = [astuple(file) for file in read_library(store, SCORER).files]
     assert CANARY not in str(pq.read_table(store.fetch(name)).to_pylist())

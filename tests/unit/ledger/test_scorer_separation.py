@@ -11,7 +11,7 @@ import pytest
 from rerank_jobs.config import Job
 from rerank_jobs.job import Planned, open_roots, plan_partition, preview_partition, run_partition
 from rerank_jobs.job_file import parse_job
-from rerank_jobs.ledger.library import compact
+from rerank_jobs.ledger.compaction import compact
 from rerank_jobs.ledger.loading import load_segments
 from rerank_jobs.plan.frozen import Plan, run_folder
 from rerank_jobs.storage import Store

@@ -17,7 +17,8 @@ from rerank_jobs.config import Ledger
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.loading import load_segments
-from rerank_jobs.ledger.segments import SegmentWriter, decode_segment, encode_segment, segment_name
+from rerank_jobs.ledger.sealing import SegmentWriter
+from rerank_jobs.ledger.segments import decode_segment, encode_segment, segment_name
 from rerank_jobs.model import Outcome
 from rerank_jobs.storage import LocalStore
 from tests.unit.ledger.kit import (
@@ -154,6 +155,32 @@ def test_dollars_at_risk_are_bounded(store: LocalStore) -> None:
             for number in range(5):
                 await ledger.accept(make_scored(number, usd=0.004))
             assert sealed_numbers(store) == [[0, 1, 2]]
+
+    asyncio.run(main())
+
+
+def test_bytes_are_bounded(store: LocalStore) -> None:
+    """Replies are sealed once they weigh the bound: 24 bytes a passage and 250 beside."""
+
+    async def main() -> None:
+        bounds = LOOSE.model_copy(update={"max_unsaved_bytes": 2 * (250 + 24 * 100)})
+        async with open_writer(store, bounds) as ledger:
+            for number in range(5):
+                await ledger.accept(make_scored(number, passages=100))
+            assert sealed_numbers(store) == [[0, 1], [2, 3]]
+
+    asyncio.run(main())
+
+
+def test_no_text_is_held_while_a_reply_is_unsaved(store: LocalStore) -> None:
+    """What waits for its seal holds keys and scores, not the texts of its request."""
+
+    async def main() -> None:
+        async with open_writer(store) as ledger:
+            await ledger.accept(make_scored(1))
+            await ledger.accept(make_failed(2))
+            held = [item.outcome.request for item in ledger._unsaved]
+            assert [(request.query, request.passages) for request in held] == [("", ())] * 2
 
     asyncio.run(main())
 
@@ -395,6 +422,47 @@ def test_a_failed_seal_by_age_is_told_to_the_next_reply_which_is_kept(tmp_path: 
 
     simulate(main())
     assert sealed_numbers(disk) == [[1], [2, 3]]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_the_last_seal_is_tried_three_times(tmp_path: Path, failures: int) -> None:
+    """A disk that fails twice as a run ends loses nothing: there is no later seal."""
+    disk = BadDisk(str(tmp_path), *["fail"] * failures)
+
+    async def main() -> None:
+        async with open_writer(disk) as ledger:
+            await ledger.accept(make_scored(1))
+
+    simulate(main())
+    assert sealed_numbers(disk) == [[1]]
+
+
+def test_what_a_disk_refused_to_the_end_is_told_in_dollars(tmp_path: Path) -> None:
+    """After three refusals the error is passed on, and what was paid for nothing is known."""
+    disk = BadDisk(str(tmp_path), *["fail"] * 3)
+    ledgers = []
+
+    async def main() -> None:
+        ledgers.append(open_writer(disk))
+        async with ledgers[0]:
+            await ledgers[0].accept(make_scored(1, usd=0.002))
+
+    with pytest.raises(OSError, match="no space"):
+        simulate(main())
+    assert ledgers[0].unsealed_usd == pytest.approx(0.002)
+
+
+def test_a_strangers_segment_met_at_the_end_costs_nothing(store: LocalStore) -> None:
+    """Another process under our epoch is told of, after ours was sealed beside its segment."""
+    put_segment(store, [make_scored(100)])
+
+    async def main() -> None:
+        async with open_writer(store) as ledger:
+            await ledger.accept(make_scored(1))
+
+    with pytest.raises(StateError, match="two copies of one owner"):
+        asyncio.run(main())
+    assert sealed_numbers(store) == [[100], [1]]
 
 
 def test_two_writers_of_one_name_are_told_and_lose_nothing(store: LocalStore) -> None:

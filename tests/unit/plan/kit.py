@@ -64,7 +64,7 @@ def build(
     work.mkdir()
     table = open_input(job, "_all")
     arguments: dict[str, Any] = {"salt": b"s" * 32, "library": None, "folder": work}
-    draft = build_plan(job, table, **arguments, **(options or {}))
+    draft = build_plan(job, table, **{**arguments, **(options or {})})
     passages = []
     for shard in range(len(draft.prices)):
         rows_of = [

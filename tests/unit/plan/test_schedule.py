@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_jobs.errors import BudgetStop
+from rerank_jobs.errors import BudgetStop, StateError
 from rerank_jobs.job import RunResult, plan_partition, preview_partition, run_partition
 from rerank_jobs.plan.packing import search_units
-from rerank_jobs.plan.schedule import Queries, Rules, price_queries
+from rerank_jobs.plan.queries import Queries, Rules, price_queries
 from tests.builders import make_job, make_rows, read_output, write_rows
+from tests.unit.plan.kit import build
 
 QUERIES = st.lists(
     st.lists(st.tuples(st.integers(1, 120), st.booleans(), st.booleans()), min_size=1, max_size=12),
@@ -125,6 +126,14 @@ def test_off_reuses_nothing(tmp_path: Path) -> None:
     result = grow(tmp_path, 1, reuse={"mode": "off"})
     assert result.totals.passages_scored == 70
     assert result.promise.passages_reused == 0
+
+
+def test_a_library_file_that_goes_while_it_is_read_is_told(tmp_path: Path) -> None:
+    """The table is not blamed for it: to run again finds the newer library."""
+    gone = f"{tmp_path}/library/{'a' * 32}/scores-0123456789abcdef.parquet"
+    library = f"SELECT * FROM read_parquet('{gone}')"
+    with pytest.raises(StateError, match=r"score library was removed or damaged .* run again"):
+        build(tmp_path, make_rows(2, 3), {"library": library})
 
 
 def test_a_sample_is_paid_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from rerank_jobs.config import Job
 from rerank_jobs.publish.generations import Part
 from rerank_jobs.publish.publisher import PublishOrder, Roots, ShardPart
+from rerank_jobs.publish.ranking import RANKING
 from rerank_jobs.storage import LocalStore
 from tests.builders import make_job
 
@@ -48,7 +49,7 @@ def make_order(
     for shard, data in enumerate(contents):
         part = put_part(roots, plan, shard, data, 10) if data else None
         statuses = {"scored": 10 - failed, "failed": failed} if data else {}
-        shards.append(ShardPart(shard, part, statuses))
+        shards.append(ShardPart(shard, part, statuses, dict.fromkeys(RANKING, 0)))
     full = sum(bool(data) for data in contents)
     return PublishOrder(
         partition=PARTITION,

@@ -10,8 +10,10 @@ import pytest
 from rerank_jobs.config import Job
 from rerank_jobs.errors import CommitUnknown, GateFailed, StateError
 from rerank_jobs.publish import publisher
+from rerank_jobs.publish.gates import check_gates
 from rerank_jobs.publish.generations import Generation, commit, manifest_name, read_current
-from rerank_jobs.publish.publisher import Roots, find_published, publish_plan, tidy
+from rerank_jobs.publish.leftovers import tidy
+from rerank_jobs.publish.publisher import Roots, find_published, publish_plan
 from rerank_jobs.storage import Put
 from tests.unit.publish.kit import (
     FOLDER,
@@ -113,7 +115,7 @@ def test_a_crash_between_commit_and_tidying_is_healed_by_the_next_run(
         raise RuntimeError("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publisher, "tidy", die)
+        patch.setattr(publisher, "_remove_superseded", die)
         with pytest.raises(RuntimeError):
             publish_plan(job, roots, make_order(roots, PLAN_B, b"new"))
     current = read_current(roots.state, PARTITION)
@@ -169,7 +171,7 @@ def test_parts_that_a_winner_has_retired_are_no_error(
 ) -> None:
     """A run whose plan another one published and cleaned up meanwhile returns that generation."""
     order = make_order(roots, PLAN_A, b"ours")
-    check = publisher.check_gates
+    check = check_gates
 
     def lose(*arguments: Any) -> None:
         monkeypatch.undo()
@@ -332,14 +334,14 @@ def test_a_damaged_current_manifest_is_a_typed_error(roots: Roots, job: Job) -> 
 
 def test_tidying_says_what_it_removed(roots: Roots, job: Job) -> None:
     """A second tidying finds nothing to do; before any generation there is nothing either."""
-    assert tidy(roots, PARTITION) == []
+    assert tidy(roots, PARTITION, 1) == []
     publish_plan(job, roots, make_order(roots, PLAN_A, b"old"))
     old = next(iter(visible(roots)))
     publish_plan(job, roots, make_order(roots, PLAN_B, b"new"))
     assert not roots.output.exists(old)
     roots.output.put_if_absent(old, b"old")
-    assert tidy(roots, PARTITION) == [old]
-    assert tidy(roots, PARTITION) == []
+    assert tidy(roots, PARTITION, 1) == [old]
+    assert tidy(roots, PARTITION, 1) == []
 
 
 def test_a_part_is_published_from_where_its_shard_left_it(roots: Roots, job: Job) -> None:
@@ -349,16 +351,28 @@ def test_a_part_is_published_from_where_its_shard_left_it(roots: Roots, job: Job
     assert roots.state.read(part.name) == b"one"
 
 
-def test_files_that_somebody_removed_are_published_again(roots: Roots, job: Job) -> None:
-    """A plan whose table is not there (any more) is not published: it is put back, as the next."""
+def test_files_that_somebody_removed_are_put_back(roots: Roots, job: Job) -> None:
+    """What is missing of the current table comes back from state; its generation stays the same."""
     order = make_order(roots, PLAN_A, b"one", b"two", rejected=b"bad")
     first = publish_plan(job, roots, order)
     before = visible(roots)
     roots.output.delete(first.parts[1].name)
-    assert find_published(roots, PARTITION, PLAN_A) is None
-    assert publish_plan(job, roots, order).number == 2
-    assert visible(roots) == before
     roots.rejected.delete(first.rejected[0].name)
-    assert publish_plan(job, roots, order).number == 3
     assert find_published(roots, PARTITION, PLAN_A) is not None
+    assert publish_plan(job, roots, order).number == 1
+    assert visible(roots) == before
+    assert roots.rejected.exists(first.rejected[0].name)
     assert find_published(roots, PARTITION, PLAN_B) is None
+
+
+def test_a_missing_file_without_a_copy_under_state_makes_its_plan_unpublished(
+    roots: Roots, job: Job
+) -> None:
+    """Where nothing is left to put back, the plan has to be scored again: from paid scores."""
+    order = make_order(roots, PLAN_A, b"one", b"two")
+    first = publish_plan(job, roots, order)
+    roots.output.delete(first.parts[1].name)
+    roots.state.delete(first.parts[1].source or "")
+    assert find_published(roots, PARTITION, PLAN_A) is None
+    assert publish_plan(job, roots, make_order(roots, PLAN_A, b"one", b"two")).number == 1
+    assert sorted(visible(roots).values()) == [b"one", b"two"]

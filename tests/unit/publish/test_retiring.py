@@ -1,4 +1,4 @@
-"""After publishing: no text is left under state, and nothing that was paid is paid again."""
+"""After publishing: state holds text only in what it retains, and nothing is paid again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 from rerank_jobs import job as jobs
 from rerank_jobs.config import Job
-from rerank_jobs.job import RunResult, open_roots, run_partition
+from rerank_jobs.job import RunResult, open_roots, plan_partition, run_partition
 from rerank_jobs.publish.generations import read_generations
+from rerank_jobs.publish.retention import name_sources
 from rerank_jobs.publish.verify import verify_generation
+from rerank_jobs.publishing import restore_partition
 from rerank_jobs.storage import LocalStore
 from tests.builders import make_job, make_rows, write_rows
 
@@ -64,17 +66,28 @@ def parts(job: Job) -> dict[str, bytes]:
     }
 
 
-def test_no_text_is_left_under_state(job: Job) -> None:
-    """Neither a query nor a document stands in any state file, compressed or not."""
-    result = run_on(job, 1)
-    assert result.totals.requests > 0
+def files_with_text(job: Job) -> set[str]:
+    """Return the state files that hold a query or a document, compressed or not."""
+    found = set()
+    for path in state_files(job):
+        text = read_everything(path)
+        if QUERY in text or DOCUMENT in text:
+            found.add(str(path.relative_to(job.state_root)))
+    return found
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_no_text_is_left_under_state_but_in_retained_parts(tmp_path: Path, keep: int) -> None:
+    """Queries and documents stand in the state parts of retained generations and nowhere else."""
+    job = make_job(tmp_path, publish={"keep_generations": keep})
+    for seed in (1, 2, 3):
+        assert run_on(job, seed).totals.requests > 0
+    generations = read_generations(open_roots(job).state, "_all")
+    assert len(generations) == 3
+    kept = name_sources(generations[-(keep + 1) :])
     assert any(DOCUMENT in read_everything(Path(path)) for path in parts(job))
-    files = state_files(job)
-    assert files
-    for path in files:
-        found = read_everything(path)
-        assert QUERY not in found, path
-        assert DOCUMENT not in found, path
+    assert files_with_text(job) == kept
+    assert len(kept) == 2 * (keep + 1)
 
 
 def test_the_plan_goes_the_segments_stay(job: Job) -> None:
@@ -88,7 +101,7 @@ def test_the_plan_goes_the_segments_stay(job: Job) -> None:
     assert {"run", "manifest"} <= kinds
     names = [path.name for path in state_files(job)]
     assert [name for name in names if name.endswith(".arrow")] == ["00000001-000000.arrow"]
-    assert not [name for name in names if name.startswith(("work.", "part-", "done", "rejected"))]
+    assert not [name for name in names if name.startswith(("work.", "done"))]
 
 
 def test_content_that_goes_back_costs_nothing_and_has_the_same_bytes(job: Job) -> None:
@@ -139,9 +152,8 @@ def test_a_crash_while_retiring_is_healed_by_the_next_run(
             run_on(job, 1)
     again = run_on(job, 1)
     assert again.totals.requests == 0
-    for path in state_files(job):
-        assert DOCUMENT not in read_everything(path), path
     generations = read_generations(open_roots(job).state, "_all")
+    assert files_with_text(job) == name_sources(generations)
     assert [generation.number for generation in generations] == [1]
     assert verify_generation(job, open_roots(job), generations[0]).problems == ()
 
@@ -187,12 +199,42 @@ def test_a_run_that_is_overtaken_finds_its_plan_published(job: Job) -> None:
     assert mine.generation == other.generation
 
 
-def test_output_that_was_removed_is_not_called_published(job: Job) -> None:
-    """A table that somebody deleted comes back, unpaid, when the job runs again."""
-    run_on(job, 1)
+@pytest.mark.parametrize("how", ["removed", "cut", "removed with its copy"])
+def test_output_that_was_removed_or_damaged_comes_back_unpaid(job: Job, how: str) -> None:
+    """A table that somebody spoilt is whole again, unpaid, when the job runs again."""
+    first = run_on(job, 1).generation
     before = parts(job)
-    for path in before:
-        Path(path).unlink()
+    for path in map(Path, before):
+        data = path.read_bytes()
+        path.unlink()
+        if how == "cut":
+            path.write_bytes(data[:-1])
+    if how == "removed with its copy":
+        assert first is not None
+        for source in name_sources([first]):
+            (Path(job.state_root) / source).unlink()
     again = run_on(job, 1)
     assert again.totals.requests == 0
     assert parts(job) == before
+    assert again.generation == first
+
+
+def test_a_withdrawn_plan_that_runs_again_sends_and_changes_nothing(job: Job) -> None:
+    """After going back, the nightly rerun of what was taken back leaves everything as it is."""
+    run_on(job, 1)
+    one = parts(job)
+    taken_back = run_on(job, 2)
+    back = restore_partition(job, "_all", 1)
+    assert parts(job) == one
+    before = {path: path.read_bytes() for path in state_files(job)}
+    planned = plan_partition(job)
+    assert (planned.withdrawn, planned.current) == (True, back)
+    assert planned.promise == taken_back.promise
+    again = run_on(job, 2)
+    assert (again.totals.requests, again.generation) == (0, back)
+    assert parts(job) == one
+    claims = "publish/claim"
+    after = {path: path.read_bytes() for path in state_files(job)}
+    assert {p: b for p, b in after.items() if claims not in str(p)} == {
+        p: b for p, b in before.items() if claims not in str(p)
+    }

@@ -22,7 +22,7 @@ from rerank_jobs.endpoint.kinds import KINDS
 from rerank_jobs.endpoint.limits import RateLimit
 from rerank_jobs.endpoint.stats import Stats, digest_pair
 from rerank_jobs.ledger.loading import load_segments
-from rerank_jobs.ledger.segments import SegmentWriter
+from rerank_jobs.ledger.sealing import SegmentWriter
 from rerank_jobs.model import Request, ScoreTotals
 from rerank_jobs.score import DIALECTS, ScoreSettings, open_client, score_requests
 from rerank_jobs.storage import LocalStore

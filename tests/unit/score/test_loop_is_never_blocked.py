@@ -11,7 +11,8 @@ import pytest
 from blockbuster import BlockBuster, BlockBusterFunction, BlockingError, blockbuster_ctx
 
 from rerank_jobs.config import Endpoint, Ledger, Secret
-from rerank_jobs.ledger.segments import SegmentWriter, encode_segment, segment_name
+from rerank_jobs.ledger.sealing import SegmentWriter
+from rerank_jobs.ledger.segments import encode_segment, segment_name
 from rerank_jobs.model import Outcome
 from rerank_jobs.score import (
     DIALECTS,

@@ -1,0 +1,41 @@
+"""Signals: whatever a command is doing, it ends with code 130 and one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.kit import call
+
+
+def signal_reader(fifo: Path, number: int) -> None:
+    """Send this process the signal once it waits for what the FIFO will say."""
+    while True:
+        try:
+            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads yet
+            time.sleep(0.001)
+            continue
+        os.kill(os.getpid(), number)
+        os.close(writer)
+        return
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_anything_is_sent_ends_with_code_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """SIGINT and SIGTERM while the job is read: code 130, one line, and the old handlers again."""
+    fifo = tmp_path / "job.yaml"
+    os.mkfifo(fifo)
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    helper = threading.Thread(target=signal_reader, args=(fifo, number))
+    helper.start()
+    call(capsys, "run", fifo).assert_says(130, "interrupted")
+    helper.join()
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
