@@ -12,7 +12,6 @@ import pytest
 
 from tests.unit.cli.kit import call
 
-
 DEADLINE = 30.0
 
 
