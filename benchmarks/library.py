@@ -192,7 +192,7 @@ def look_up(folder: Path) -> None:
         started = time.perf_counter()
         fetch_library(store, read_newest(store, SCORER))
         checked = time.perf_counter() - started
-        library = find_scores(store, SCORER, datetime.now(UTC) - timedelta(days=90))
+        library = find_scores(store, SCORER, datetime.now(UTC) - timedelta(days=90)).sql
         with ShardWriters(scratch, "schedule", SCHEDULE, 1) as out:
             (price,) = write_schedule(con, library, "strict", out, Rules())
         print(time.perf_counter() - started)

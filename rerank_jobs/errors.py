@@ -12,6 +12,7 @@
     |   |-- CreditStop       the account is out of credit, or at its limit (402, 403)
     |   |-- QuotaStop        a daily quota, or a limit with a known instant of reset
     |   |-- RuntimeStop      max_runtime is over
+    |   |-- LimitStop        the store of a shared rate limit is away, or refuses us
     |   `-- EndpointStop     the endpoint refuses the job as it stands, or stays out of reach
     |-- GateFailed           everything is paid and kept, but a gate forbids publishing     exit 4
     |-- Busy                 another live owner works on this shard                         exit 5
@@ -38,6 +39,7 @@ __all__ = [
     "Interrupted",
     "JobError",
     "KeyStop",
+    "LimitStop",
     "PlanSpoiled",
     "QuotaStop",
     "RerankJobsError",
@@ -113,6 +115,10 @@ class QuotaStop(Stopped):
 
 class RuntimeStop(Stopped):
     """The job's ``max_runtime`` is over; a new run goes on."""
+
+
+class LimitStop(Stopped):
+    """Without the word of the shared limit's store nothing may be sent, and it gives none."""
 
 
 class EndpointStop(Stopped):

@@ -101,7 +101,7 @@ def export_texts(job: Job, partition: str, target: Path) -> int:
     if not files:
         return _write(target, TEXTS, iter(()))
     table = read_files(job, files, files[0].parent, replace=True)
-    library = find_scores(state, identify_scorer(job), datetime(1970, 1, 1, tzinfo=UTC))
+    library = find_scores(state, identify_scorer(job), datetime(1970, 1, 1, tzinfo=UTC)).sql
     tokenizer = read_tokenizer(job)
     counter = make_counter(tokenizer) if tokenizer else ESTIMATE
     with (

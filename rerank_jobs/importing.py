@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from rerank_jobs.config import Job
-from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.embedded import identify_scorer, name_model
 from rerank_jobs.errors import JobError
 from rerank_jobs.ledger.compaction import compact
-from rerank_jobs.ledger.segments import encode_rows, segment_name
+from rerank_jobs.ledger.segments import encode_rows, make_free_rows, segment_name
 from rerank_jobs.plan.counting import ESTIMATE
 from rerank_jobs.plan.identity import compute_keys, digest_json
 from rerank_jobs.plan.tokenizer import make_counter, read_tokenizer
@@ -97,41 +94,16 @@ def _make_rows(table: pa.Table, salt: bytes, identity: str) -> pa.RecordBatch:
     Of a pair that stands twice in a block the newest score is then the first.
     """
     table = table.sort_by([("date", "descending"), ("score", "descending")])
-    count = table.num_rows
-    keys = {
-        name: pa.array(compute_keys(salt, table.column(name)), pa.binary(16))
+    keys = [
+        pa.array(compute_keys(salt, table.column(name)), pa.binary(16))
         for name in ("query", "document")
-    }
-    zeros = np.zeros(count)
-    columns: dict[str, Any] = {
-        "request": pa.array(np.arange(count, dtype=np.int32)),
-        "query_key": keys["query"],
-        "passage_keys": _make_singles(keys["document"]),
-        "scores": _make_singles(table.column("score").combine_chunks()),
-        "search_units": zeros,
-        "planned_units": zeros,
-        "cost_usd": zeros,
-        "cost_estimated": np.zeros(count, dtype=bool),
-        "provider": table.column("provider"),
-        "model": table.column("model"),
-        "attempts": zeros,
-        "latency_seconds": zeros,
-        "received_at": table.column("date"),
-        "plan_id": pa.array([identity] * count),
+    ]
+    named = {"score": "score", "model": "model", "provider": "provider", "received_at": "date"}
+    columns = {name: table.column(source) for name, source in named.items()}
+    pairs = {
+        "query_key": keys[0],
+        "passage_key": keys[1],
+        **columns,
         "parts": table.column("parts"),
     }
-    arrays = []
-    for column in arrow_schema("ledger"):
-        value = columns.get(column.name)
-        if value is None:
-            arrays.append(pa.nulls(count, column.type))
-            continue
-        array = value.combine_chunks() if isinstance(value, pa.ChunkedArray) else pa.array(value)
-        arrays.append(array.cast(column.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema("ledger"))
-
-
-def _make_singles(values: Any) -> pa.Array[Any]:
-    """Return lists of one value each."""
-    offsets: Any = pa.array(np.arange(len(values) + 1, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, values)
+    return make_free_rows(pa.table(pairs), identity)

@@ -11,7 +11,7 @@ from rerank_jobs.budgets import Outlook, check_outlook, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer
 from rerank_jobs.errors import StateError
-from rerank_jobs.ledger.library import find_scores
+from rerank_jobs.ledger.library import Lookup, find_scores
 from rerank_jobs.ledger.loading import Spent
 from rerank_jobs.plan.build import build_plan, count_shards
 from rerank_jobs.plan.counting import ESTIMATE
@@ -103,6 +103,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         return published
     plan = _read_frozen(state, partition, identity)
     if plan is not None:
+        if frozen:  # what other plans paid for since this one was frozen is not paid again
+            _compact(state, partition)
         outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
@@ -113,16 +115,15 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         read_api_key(job.endpoint)
         read_access(job.endpoint, job.resolve)
     salt = prepare_state(state, upgrade=frozen)
-    if is_up_to_date(state):
-        compact_unfinished(state, partition, read_generations(state, partition))
+    _compact(state, partition)
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
-    library = None if job.reuse.mode == "off" else find_scores(state, scorer, cutoff)
+    library = Lookup() if job.reuse.mode == "off" else find_scores(state, scorer, cutoff)
     with scratch_folder(state.location) as folder:
         draft = build_plan(
             job,
             table,
             salt=salt,
-            library=library,
+            library=library.sql,
             folder=folder,
             limit_queries=limit_queries,
             max_passages=DIALECTS[job.endpoint.dialect].max_passages,
@@ -134,8 +135,15 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
             return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
         check_outlook(job, outlook)
-        plan = freeze(state, job, table, partition, scorer, identity, draft, limit_queries)
+        plan = freeze(
+            state, job, table, partition, scorer, identity, draft, limit_queries, library.files
+        )
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
+
+
+def _compact(state: Store, partition: str) -> None:
+    if is_up_to_date(state):
+        compact_unfinished(state, partition, read_generations(state, partition))
 
 
 def _read_frozen(state: Store, partition: str, identity: str) -> Plan | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank_jobs.errors import KeyStop
 
-__all__ = ["HeldKey", "Secret", "check_key", "read_header_secret", "read_secret"]
+__all__ = ["HeldKey", "Secret", "check_key", "read_header_secret", "read_password", "read_secret"]
 
 _KEY_SHAPE = re.compile(r"[!-~]+")
 _HEADER_SHAPE = re.compile(r"[ -~]+")
@@ -85,6 +85,22 @@ def read_header_secret(variable: str, header: str) -> Secret:
         raise KeyStop(
             f"the environment variable {variable} holds characters that the header {header} cannot"
             " carry (a line break, a letter outside ASCII): set it again"
+        )
+    return Secret(value)
+
+
+def read_password(variable: str) -> Secret:
+    """Return the password of the store of a shared limit from an environment variable.
+
+    Raises:
+        KeyStop: the variable is not set.
+
+    """
+    value = os.environ.get(variable, "")
+    if not value.strip():
+        raise KeyStop(
+            f"no password for endpoint.limit_store: set the environment variable {variable}"
+            " (endpoint.limit_store_password_env names it) and run again"
         )
     return Secret(value)
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
-import pyarrow as pa
 
 from rerank_jobs.budgets import explain_stop, find_tightest, is_free, read_caps
 from rerank_jobs.config import Context, Job, read_api_key
@@ -26,24 +25,25 @@ from rerank_jobs.ledger.loading import Loaded, load_segments
 from rerank_jobs.ledger.sealing import SegmentWriter
 from rerank_jobs.ledger.spending import read_unsealed
 from rerank_jobs.model import Passage, Request, ScoreTotals
-from rerank_jobs.parts import finish_shard, iterate_work, read_done
+from rerank_jobs.parts import finish_shard, read_done
 from rerank_jobs.plan.frozen import Plan, ShardPlan, run_folder
-from rerank_jobs.plan.packing import search_units
-from rerank_jobs.plan.scripts import name_script
 from rerank_jobs.plan.tokens import estimate_text
 from rerank_jobs.plan.windows import MIN_LIMIT, cut_windows
 from rerank_jobs.publish.publisher import ShardPart
+from rerank_jobs.remaining import carry_over, read_requests
 from rerank_jobs.score import (
     DIALECTS,
     Progress,
+    RedisLimitStore,
     ScoreSettings,
     open_client,
     read_access,
+    read_shared_limit,
     score_requests,
 )
 from rerank_jobs.storage import Store, read_json, seal_json
 
-__all__ = ["Bounds", "ShardResult", "read_requests", "score_shard"]
+__all__ = ["Bounds", "ShardResult", "score_shard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,19 @@ def score_shard(
         loaded = load_segments(store, folder, plan.plan_id)
         totals, extra = ScoreTotals(), 0.0
         if shard.requests:
+            carried = carry_over(job, plan, shard, loaded, store=store, epoch=claim.epoch)
+            first = int(carried > 0)  # theirs is segment 0 of this claim
+            if carried:
+                loaded = load_segments(store, folder, plan.plan_id)
             requests = read_requests(store, shard, loaded, retry_failed=bounds.retry_failed)
             left = _find_left(job, shard, store, folder, loaded)
             most = None if left is None else left + bounds.extra_usd
             cap = find_tightest(read_caps(job, store, time.time(), ours=folder), most)
             most = most if cap is None else cap.left_usd
             settings = ScoreSettings.from_endpoint(job.endpoint, most, bounds.max_seconds)
-            sent = _send(job, plan, requests, settings, store, claim, transport, observe)
+            sent = _send(job, plan, requests, settings, store, claim, transport, observe, first)
             totals = sent.totals
-            _record(store, folder, claim.epoch, sent, loaded)
+            _record(store, folder, claim.epoch, sent, loaded, carried)
             if sent.crash is not None:
                 raise sent.crash
             if sent.stop is not None:
@@ -122,50 +126,6 @@ def score_shard(
         claim.check()
         part = finish_shard(job, plan, shard, store=store, check=claim.check)
         return ShardResult(part, totals, extra)
-
-
-def read_requests(
-    store: Store, shard: ShardPlan, loaded: Loaded, *, retry_failed: bool = False
-) -> Iterator[Request]:
-    """Yield the shard's planned requests in order, without the passages that are sealed already."""
-    if retry_failed:
-        scored = loaded.pairs.filter(pa.compute.is_valid(loaded.pairs.column("score")))
-        loaded = Loaded(scored, loaded.spent, loaded.segments, loaded.torn)
-    sealed = loaded.keys()
-    waiting: dict[int, list[Passage]] = {}
-    query_key, query = b"", ""
-    for row_query_key, row_query, key, text, tokens, chunks, number in _rows(store, shard):
-        if row_query_key != query_key:
-            yield from _make_requests(query_key, query, waiting)
-            query_key, query, waiting = row_query_key, row_query, {}
-        if number >= 0 and row_query_key + key not in sealed:
-            waiting.setdefault(number, []).append(Passage(key, text, chunks, tokens))
-    yield from _make_requests(query_key, query, waiting)
-
-
-def _rows(store: Store, shard: ShardPlan) -> Iterator[tuple[bytes, str, bytes, str, int, int, int]]:
-    numbers = iter(_request_numbers(store, shard))
-    names = ("query_key", "query", "passage_key", "text", "tokens", "chunks")
-    for batch in iterate_work(store, shard.files["passages"]):
-        columns = [batch.column(name).to_pylist() for name in names]
-        for values in zip(*columns, strict=True):
-            yield (*values, next(numbers))
-
-
-def _request_numbers(store: Store, shard: ShardPlan) -> Iterator[int]:
-    for batch in iterate_work(store, shard.files["schedule"]):
-        numbers: list[Any] = batch.column("request").to_pylist()
-        yield from numbers
-
-
-def _make_requests(
-    query_key: bytes, query: str, waiting: dict[int, list[Passage]]
-) -> Iterator[Request]:
-    for number in sorted(waiting):
-        passages = waiting[number]
-        units = search_units(sum(passage.chunks for passage in passages))
-        script = name_script(passages[0].text)
-        yield Request(number, query_key, query, tuple(passages), units, script)
 
 
 def _find_left(
@@ -208,13 +168,18 @@ def _send(
     claim: Claim,
     transport: Callable[[], httpx.AsyncBaseTransport | None],
     observe: Callable[[Progress], None] | None,
+    first: int,
 ) -> _Sent:
     key, access = read_api_key(job.endpoint), read_access(job.endpoint, job.resolve)
+    shared = read_shared_limit(job.endpoint, settings, key, access, job.resolve)
     sent = _Sent()
 
     async def send() -> None:
+        limit_store = None if shared is None else RedisLimitStore(shared)
         client = open_client(job.endpoint, key, access=access, transport=transport())
-        ledger = SegmentWriter(store, claim.folder, claim.epoch, plan.plan_id, job.ledger)
+        ledger = SegmentWriter(
+            store, claim.folder, claim.epoch, plan.plan_id, job.ledger, first=first
+        )
         with _stop_on_signal(claim) as stop:
             try:
                 async with ledger:
@@ -228,6 +193,7 @@ def _send(
                         observe=observe,
                         conclude=sent.conclude,
                         stop=stop,
+                        limit_store=limit_store,
                     )
                 sent.stop = result.stop
             except Exception as error:  # noqa: BLE001 - raised again once its cost is recorded
@@ -235,6 +201,8 @@ def _send(
             finally:
                 sent.unsealed_usd = ledger.unsealed_usd
                 await client.aclose()
+                if limit_store is not None:
+                    await limit_store.aclose()
 
     asyncio.run(send())
     return sent
@@ -269,7 +237,9 @@ def _stop_on_signal(claim: Claim) -> Iterator[asyncio.Event]:
                 signal.signal(number, handler)
 
 
-def _record(store: Store, folder: str, epoch: int, sent: _Sent, loaded: Loaded) -> None:
+def _record(
+    store: Store, folder: str, epoch: int, sent: _Sent, loaded: Loaded, carried: int
+) -> None:
     """Leave what this process did beside the segments: for people, and for what money is left."""
     ended_by = sent.crash or sent.stop
     document = {
@@ -278,6 +248,7 @@ def _record(store: Store, folder: str, epoch: int, sent: _Sent, loaded: Loaded) 
         "totals": asdict(sent.totals),
         "unsealed_usd": sent.unsealed_usd,
         "stop": type(ended_by).__name__ if ended_by else None,
+        "scores_carried": carried,
         "segments_before": len(loaded.segments),
         "segments_ignored": list(loaded.torn),
     }

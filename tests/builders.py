@@ -20,6 +20,17 @@ LONG_COLUMNS = {
     "first_stage_score": "first_stage_score",
 }
 
+LOG_COLUMNS = {
+    "query_id": "query_id",
+    "query": "query",
+    "candidates": "results",
+    "document_id": "doc_id",
+    "document": ["title", "snippet", "url"],
+    "position": "position",
+    "clicked": "clicked",
+}
+"""Columns of the real search log."""
+
 WORDS = (  # noqa: SIM905 - a list of words reads best as words
     "disk fan search engine battery screen lamp cable river mountain table chair window green blue"
     " quick heavy silent bright solar winter summer paper glass metal wooden round square music"

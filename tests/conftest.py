@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.redis_server import run_redis
 from tests.s3_server import S3Server, serve_s3
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real tables (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Return the port of a Redis server; tests that need it skip where there is none."""
+    with run_redis(tmp_path_factory.mktemp("redis")) as port:
+        yield port
 
 
 @pytest.fixture(autouse=True)

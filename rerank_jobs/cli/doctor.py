@@ -1,12 +1,13 @@
 """``doctor``: everything that could stop a job, tried before it costs anything.
 
-It writes two small files into the output and state roots and removes them; it sends one request
-that costs nothing (``GET /key``) to a remote endpoint.
+It writes two small files into the output and state roots and removes them; it asks the store of a
+shared limit; it sends one request that costs nothing (``GET /key``) to a remote endpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
 import sys
 import tempfile
@@ -29,7 +30,16 @@ from rerank_jobs.config import (
 from rerank_jobs.errors import JobError, KeyStop, RerankJobsError
 from rerank_jobs.job import open_roots
 from rerank_jobs.job_file import load_job
-from rerank_jobs.score import DIALECTS, KeyReply, ask_account, describe_account, read_access
+from rerank_jobs.score import (
+    DIALECTS,
+    KeyReply,
+    ScoreSettings,
+    ask_account,
+    describe_account,
+    read_access,
+    read_shared_limit,
+    try_store,
+)
 from rerank_jobs.storage import Put, Store, sync_folder
 from rerank_jobs.tables.sources import open_input
 
@@ -78,6 +88,8 @@ def diagnose(job: Job, partition: str) -> Iterator[Finding]:
     for name, store in (("output", roots.output), ("state", roots.state)):
         yield _try(name, lambda store=store: _try_store(store))  # type: ignore[misc]
     yield _look_at_disk(job)
+    if job.endpoint.limit_store is not None:
+        yield _try("limit store", lambda: _try_limit_store(job))
     yield from _look_at_endpoint(job)
 
 
@@ -144,6 +156,19 @@ def _look_at_disk(job: Job) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     return Finding("disk", free >= LOW_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {folder}")
+
+
+def _try_limit_store(job: Job) -> str:
+    endpoint = job.endpoint
+    settings, access = (
+        ScoreSettings.from_endpoint(endpoint, None),
+        read_access(endpoint, job.resolve),
+    )
+    limit = read_shared_limit(endpoint, settings, _find_key(endpoint), access, job.resolve)
+    if limit is None:
+        return "none"
+    asyncio.run(try_store(limit))
+    return f"{limit.host}:{limit.port} answers; the limit's name there is {limit.name}"
 
 
 def _look_at_endpoint(job: Job) -> Iterator[Finding]:

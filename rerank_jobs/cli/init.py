@@ -43,6 +43,10 @@ endpoint:
   # requests_per_minute: 1000      # default: 1000 for a remote endpoint, unpaced for the embedded one
   # tokens_per_minute: 2000000     # for providers that limit tokens too
   # share: 1.0                     # this process's part of both limits, where several share them
+  # limit_store: redis://127.0.0.1:6379  # or: one limit of all processes together, kept in Redis
+  # limit_store_password_env: LIMIT_STORE_PASSWORD  # the variable that holds its password
+  # limit_name: shop-account       # who shares it; by default whoever has the same host and key
+  # limit_window_seconds: 60       # in which the endpoint counts
   # max_concurrency: 32
   # timeout_seconds: 90            # a request that timed out may have been billed: keep it long
   # patience_seconds: 600          # stop, resumable, when nothing succeeded for so long

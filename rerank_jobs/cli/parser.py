@@ -83,6 +83,12 @@ def _add_job_commands(commands: Commands) -> None:
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object as the only output"
         )
+    _add_run_options(run, plan)
+    _add_generations(publish, paths)
+    _add_evaluate_options(evaluate)
+
+
+def _add_run_options(run: argparse.ArgumentParser, plan: argparse.ArgumentParser) -> None:
     for parser in (run, plan):
         parser.add_argument(
             "--limit-queries",
@@ -102,7 +108,9 @@ def _add_job_commands(commands: Commands) -> None:
         metavar="USD",
         help="spend so much beyond the allowance, where replies cost more than planned",
     )
-    _add_generations(publish, paths)
+
+
+def _add_evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--qrels", type=Path, required=True, help="judgements: Parquet, CSV, TSV or TREC"
     )

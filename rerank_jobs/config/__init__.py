@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank_jobs.config.endpoint import API_SEARCH_USD, EMBEDDED, Endpoint
-from rerank_jobs.config.job import Job, read_api_key, read_secret_headers
+from rerank_jobs.config.job import Job, read_api_key, read_secret_headers, read_store_password
 from rerank_jobs.config.limits import Context, Ledger
 from rerank_jobs.config.table import Columns, Input, Layout
 from rerank_jobs.places import ALL, check_partition_key
@@ -24,4 +24,5 @@ __all__ = [
     "check_partition_key",
     "read_api_key",
     "read_secret_headers",
+    "read_store_password",
 ]

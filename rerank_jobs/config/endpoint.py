@@ -35,6 +35,9 @@ DialectName = Literal[
 
 _URL_SHAPE = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?")
 _VARIABLE_SHAPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_STORE_SHAPE = re.compile(
+    r"rediss?://([^\s/?#@:]+@)?([^\s/?#@:\[\]]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?(/\d{0,3})?"
+)
 _HEADER_NAME_SHAPE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE_SHAPE = re.compile(r"[\x20-\x7e]{0,4000}")
 _OUR_HEADERS = {"authorization", "content-type", "content-length", "host", "accept-encoding"}
@@ -111,6 +114,10 @@ class Endpoint(Part):
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    limit_window_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
+    limit_store: str | None = None
+    limit_store_password_env: str | None = None
+    limit_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
     timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 90
     patience_seconds: Annotated[float, Field(ge=0, le=86_400)] = 600
@@ -167,6 +174,37 @@ class Endpoint(Part):
                 "proxy must be 'environment' (HTTPS_PROXY and its like, which may hold credentials)"
                 " or http(s)://host:port without credentials"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        for pace, name in ((self.pace, "requests"), (self.token_pace, "tokens")):
+            if pace is not None and pace * self.limit_window_seconds < 60:
+                raise ValueError(
+                    f"limit_window_seconds: not one of {pace} {name} a minute fits into a window of"
+                    f" {self.limit_window_seconds:g} s"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_limit_store(self) -> Self:
+        # No value is repeated: either may hold a password.
+        if self.limit_store is None:
+            if self.limit_name is not None or self.limit_store_password_env is not None:
+                raise ValueError("limit_name and limit_store_password_env need a limit_store")
+            return self
+        if not _STORE_SHAPE.fullmatch(self.limit_store):
+            raise ValueError(
+                "limit_store must be redis://host:port/database or rediss://…, without a password:"
+                " limit_store_password_env names the variable that holds it"
+            )
+        if not _VARIABLE_SHAPE.fullmatch(self.limit_store_password_env or "NONE"):
+            raise ValueError(
+                "limit_store_password_env must be the name of an environment variable that holds"
+                " the password, never the password itself"
+            )
+        if self.pace is None and self.token_pace is None:
+            raise ValueError("limit_store needs requests_per_minute or tokens_per_minute to share")
         return self
 
     def hold_key(self, held: HeldKey) -> Self:

@@ -29,9 +29,9 @@ from rerank_jobs.config.part import Part
 from rerank_jobs.config.table import Candidates, Input, Output, Partition, State
 from rerank_jobs.errors import JobError
 from rerank_jobs.places import ALL, is_inside
-from rerank_jobs.secret import Secret, read_header_secret, read_secret
+from rerank_jobs.secret import Secret, read_header_secret, read_password, read_secret
 
-__all__ = ["Job", "read_api_key", "read_secret_headers"]
+__all__ = ["Job", "read_api_key", "read_secret_headers", "read_store_password"]
 
 
 class Job(Part):
@@ -171,3 +171,14 @@ def read_secret_headers(endpoint: Endpoint) -> tuple[tuple[str, Secret], ...]:
         (header, read_header_secret(variable, header))
         for header, variable in endpoint.secret_headers.items()
     )
+
+
+def read_store_password(endpoint: Endpoint) -> Secret | None:
+    """Return the password of the limit's store, ``None`` where the job names none.
+
+    Raises:
+        KeyStop: see ``read_password``.
+
+    """
+    variable = endpoint.limit_store_password_env
+    return None if variable is None else read_password(variable)

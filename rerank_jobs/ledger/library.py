@@ -6,9 +6,10 @@ which segments stand in them is noted beside the segments (``rerank_jobs.ledger.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from rerank_jobs.tables.sources import quote_text
 __all__ = [
     "Library",
     "LibraryFile",
+    "Lookup",
     "fetch_library",
     "find_scores",
     "list_scorers",
@@ -56,6 +58,14 @@ class Library:
     files: tuple[LibraryFile, ...]
     identity: str
     old_segments: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A DuckDB query of scores (``lookup_sql``) and the names of the library's files."""
+
+    sql: str | None = None
+    files: tuple[str, ...] = ()
 
 
 def read_library(store: Store, scorer: str) -> Library:
@@ -106,8 +116,10 @@ def put_library(
     return Library(number, tuple(files), before.identity)
 
 
-def find_scores(store: Store, scorer: str, cutoff: datetime) -> str | None:
-    """Return ``lookup_sql`` of a scorer's newest library.
+def find_scores(
+    store: Store, scorer: str, cutoff: datetime, *, seen: Collection[str] = ()
+) -> Lookup:
+    """Return ``lookup_sql`` of a scorer's newest library, without the files that were ``seen``.
 
     A file that was merged away and removed meanwhile is looked for under the newer manifest.
 
@@ -117,8 +129,12 @@ def find_scores(store: Store, scorer: str, cutoff: datetime) -> str | None:
     """
     while True:
         library = read_library(store, scorer)
+        fresh = tuple(file for file in library.files if file.name not in seen)
+        names = tuple(file.name for file in library.files)
         try:
-            return lookup_sql(store, library, cutoff)
+            return Lookup(
+                lookup_sql(store, dataclasses.replace(library, files=fresh), cutoff), names
+            )
         except StateError:
             if read_library(store, scorer).number == library.number:
                 raise

@@ -26,6 +26,7 @@ PAIRS = pa.schema(
         ("provider", pa.string()),
         ("received_at", pa.timestamp("us", tz="UTC")),
         ("parts", pa.int32()),
+        ("carried", pa.bool_()),
     ]
 )
 
@@ -53,7 +54,10 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Sealed pairs: a table ``PAIRS`` with one row per pair, their cost, and segments ignored."""
+    """Sealed pairs: a table ``PAIRS`` with one row per pair, their cost, and segments ignored.
+
+    ``carried`` scores were paid for elsewhere: this run took them over, without a request.
+    """
 
     pairs: pa.Table
     spent: Spent
@@ -113,7 +117,8 @@ def _add_up(ledger: pa.Table) -> Spent:
     def total(name: str) -> float:
         return pc.sum(ledger.column(name)).as_py() or 0
 
-    paid = ledger.filter(pc.is_null(ledger.column("error")))
+    carried = pc.equal(ledger.column("planned_units"), pa.scalar(0))
+    paid = ledger.filter(pc.and_not(pc.is_null(ledger.column("error")), carried))
     units = (
         pc.sum(pc.coalesce(paid.column("search_units"), paid.column("planned_units"))).as_py() or 0
     )
@@ -135,13 +140,13 @@ def _explode(ledger: pa.Table) -> pa.Table:
             if is_refused
             else pc.list_flatten(rows.column("scores").combine_chunks())
         )
-        carried = [
+        facts = [
             rows.column(name).take(parent)
             for name in ("error", "model", "provider", "received_at", "parts")
         ]
-        parts.append(
-            pa.table([rows.column("query_key").take(parent), flat, scores, *carried], schema=PAIRS)
-        )
+        carried = pc.equal(rows.column("planned_units").take(parent), pa.scalar(0))
+        columns = [rows.column("query_key").take(parent), flat, scores, *facts, carried]
+        parts.append(pa.table(columns, schema=PAIRS))
     return pa.concat_tables(parts).combine_chunks()
 
 

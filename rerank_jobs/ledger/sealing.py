@@ -31,7 +31,8 @@ CLOSING_PAUSES = (0.2, 1.0)
 class SegmentWriter:
     """Seals the outcomes of one process on one shard; use it as an async context.
 
-    Leaving the context seals what is left, whatever the reason for leaving.
+    Its segments are numbered from ``first``. Leaving the context seals what is left, whatever the
+    reason for leaving.
     """
 
     store: Store
@@ -40,6 +41,7 @@ class SegmentWriter:
     plan_id: str
     bounds: LedgerBounds
     clock: Callable[[], float] = time.monotonic
+    first: int = 0
 
     def __post_init__(self) -> None:
         """Start with nothing unsaved."""
@@ -48,7 +50,7 @@ class SegmentWriter:
         self._usd = 0.0
         self._bytes = 0
         self._oldest = 0.0
-        self._sequence = 0
+        self._sequence = self.first
         self._sealing = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
         self._failure: Exception | None = None

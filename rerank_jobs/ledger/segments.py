@@ -26,6 +26,7 @@ __all__ = [
     "encode_replies",
     "encode_rows",
     "encode_segment",
+    "make_free_rows",
     "pack_reply",
     "segment_name",
 ]
@@ -62,6 +63,38 @@ def encode_rows(rows: pa.RecordBatch) -> bytes:
         writer.write_batch(batch)
     data = bytes(sink.getvalue())
     return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
+
+
+def make_free_rows(pairs: pa.Table, plan_id: str) -> pa.RecordBatch:
+    """Return rows of the contract ``ledger`` for scores that nothing is sent or paid for.
+
+    ``pairs`` has the columns of the contract ``library``; one row becomes one row.
+    """
+    count = pairs.num_rows
+    columns = {
+        "request": pa.array(range(count)),
+        "passage_keys": _make_singles(pairs.column("passage_key")),
+        "scores": _make_singles(pairs.column("score")),
+        "plan_id": pa.array([plan_id] * count, pa.string()),
+        "cost_estimated": pa.array([False] * count),
+    }
+    zeros = pa.array([0] * count, pa.int32())
+    free = ("search_units", "planned_units", "cost_usd", "attempts", "latency_seconds")
+    columns.update(dict.fromkeys(free, zeros))
+    arrays = []
+    for field in arrow_schema("ledger"):
+        if field.name in pairs.schema.names:
+            value = pairs.column(field.name).combine_chunks()
+        else:
+            value = columns.get(field.name, pa.nulls(count))
+        arrays.append(value.cast(field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema("ledger"))
+
+
+def _make_singles(values: pa.ChunkedArray[Any]) -> pa.Array[Any]:
+    """Return lists of one value each."""
+    offsets = pa.array(range(len(values) + 1), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values.combine_chunks())
 
 
 @functools.cache

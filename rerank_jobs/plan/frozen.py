@@ -68,6 +68,7 @@ class Plan:
     """A plan as frozen; ``inputs`` are (name, bytes, SHA-256) of the files that it read.
 
     ``whole`` is not set for a sample, nor for plans of earlier versions, which do not say.
+    ``library`` names the files of the score library that were looked through.
     """
 
     plan_id: str
@@ -81,6 +82,7 @@ class Plan:
     input_schema: pa.Schema
     row_group: int
     whole: bool = False
+    library: tuple[str, ...] = ()
 
 
 def plan_name(partition: str, identity: str) -> str:
@@ -137,7 +139,8 @@ def freeze(
     scorer: str,
     identity: str,
     draft: Draft,
-    limit_queries: int | None = None,
+    limit_queries: int | None,
+    library: tuple[str, ...],
 ) -> Plan:
     """Put the work files, create the plan file; return the plan that another process put first."""
     shards = [
@@ -175,6 +178,7 @@ def freeze(
         "shards": shards,
         "rejected": rejected,
         "sample": limit_queries,
+        "library": list(library),
     }
     name = plan_name(partition, identity)
     if store.put_if_absent(name, seal_json(document)) is Put.OTHER:
@@ -224,4 +228,5 @@ def _decode(document: dict[str, Any]) -> Plan:
         input_schema=schema,
         row_group=document["row_group"],
         whole=document.get("sample", 0) is None,
+        library=tuple(document.get("library", ())),
     )

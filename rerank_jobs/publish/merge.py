@@ -97,7 +97,7 @@ _DOCUMENTS = """CREATE OR REPLACE TEMP TABLE documents AS
     FROM (SELECT p.query_key, p.doc_key, p.window AS w, p.windows, p.truncated,
             coalesce(CASE WHEN l.score IS NULL THEN p.parts ELSE l.parts END, 1) - 1 AS more,
             coalesce(l.score, p.score) AS score, coalesce(p.error, l.error) AS error,
-            l.score IS NULL AND p.score IS NOT NULL AS reused,
+            coalesce(l.carried, p.score IS NOT NULL) AS reused,
             CASE WHEN l.score IS NULL THEN p.model ELSE l.model END AS model,
             CASE WHEN l.score IS NULL THEN p.provider ELSE l.provider END AS provider
         FROM passages AS p LEFT JOIN ledger AS l

@@ -10,6 +10,7 @@ from rerank_jobs.score.dialects.fields import body_fields, ranks_listwise
 from rerank_jobs.score.exchange import Dialect
 from rerank_jobs.score.executor import ScoreResult, score_requests
 from rerank_jobs.score.latency import read_percentile
+from rerank_jobs.score.limit_store import RedisLimitStore, read_shared_limit, try_store
 from rerank_jobs.score.meter import Progress
 from rerank_jobs.score.settings import ScoreSettings
 
@@ -19,6 +20,7 @@ __all__ = [
     "Dialect",
     "KeyReply",
     "Progress",
+    "RedisLimitStore",
     "RerankClient",
     "ScoreResult",
     "ScoreSettings",
@@ -29,5 +31,7 @@ __all__ = [
     "ranks_listwise",
     "read_access",
     "read_percentile",
+    "read_shared_limit",
     "score_requests",
+    "try_store",
 ]

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from rerank_jobs.dollars import show_usd
-from rerank_jobs.errors import BudgetStop, Interrupted, RerankJobsError, RuntimeStop
+from rerank_jobs.errors import BudgetStop, Interrupted, LimitStop, RerankJobsError, RuntimeStop
 from rerank_jobs.model import Outcome, Request, ScoreTotals
 from rerank_jobs.score.allowance import Allowance
 from rerank_jobs.score.client import RerankClient
@@ -25,8 +25,9 @@ from rerank_jobs.score.lanes import Lanes
 from rerank_jobs.score.meter import Meter, Progress
 from rerank_jobs.score.narrowing import Attempt
 from rerank_jobs.score.overload import Overload
-from rerank_jobs.score.pacing import Pacer
+from rerank_jobs.score.pacing import Pace, Pacer
 from rerank_jobs.score.settings import ScoreSettings
+from rerank_jobs.score.shared_pacing import LimitStore, SharedPacer
 
 __all__ = ["ScoreResult", "score_requests"]
 
@@ -55,6 +56,7 @@ async def score_requests(  # noqa: PLR0913
     observe: Callable[[Progress], None] | None = None,
     conclude: Callable[[ScoreTotals], None] | None = None,
     stop: asyncio.Event | None = None,
+    limit_store: LimitStore | None = None,
     rng: random.Random | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> ScoreResult:
@@ -67,6 +69,9 @@ async def score_requests(  # noqa: PLR0913
     on a refused key, spent credit, quota or allowance, after ``max_seconds``, when nothing
     succeeded for ``patience_seconds``, and when ``stop`` is set: then nothing more is sent, and
     what is in flight is waited for and accepted. Requests without an outcome stay unscored.
+
+    With ``limit_store`` the rate limit is shared with other processes, and the settings' own is not
+    used; a store that stays away for ``patience_seconds`` ends the run early too.
 
     ``requests`` is read lazily in a worker thread. ``observe`` gets at most ten snapshots a second,
     ``conclude`` the totals at the end, also where an exception is that: they tell what it cost.
@@ -82,6 +87,7 @@ async def score_requests(  # noqa: PLR0913
         settings=settings,
         client=client,
         dialect=dialect,
+        pace=_make_pace(settings, limit_store),
         accept=accept,
         shorten=shorten,
         observe=observe,
@@ -91,16 +97,23 @@ async def score_requests(  # noqa: PLR0913
     return await run.complete(stop, conclude)
 
 
+def _make_pace(settings: ScoreSettings, limit_store: LimitStore | None) -> Pace:
+    if limit_store is None:
+        return Pacer(settings.limit, settings.window_seconds, settings.token_limit)
+    return SharedPacer(limit_store, settings.window_seconds, settings.patience_seconds)
+
+
 class _Run:
     """The state that one dispatcher and its sends share."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         requests: Iterable[Request],
         *,
         settings: ScoreSettings,
         client: RerankClient,
         dialect: Dialect,
+        pace: Pace,
         accept: Callable[[Outcome], Awaitable[None]],
         shorten: Shorten | None,
         observe: Callable[[Progress], None] | None,
@@ -118,7 +131,7 @@ class _Run:
             max_deferred=DEFERRED_PER_SLOT * settings.max_concurrency,
             changed=self._changed,
         )
-        self._pacer = Pacer(settings.limit, settings.window_seconds, settings.token_limit)
+        self._pace = pace
         self._overload = Overload(settings.max_concurrency, rng)
         self._allowance = Allowance(settings.allowance_usd)
         self._meter = Meter(settings.window_seconds, self._time(), settings.limit)
@@ -128,7 +141,7 @@ class _Run:
             accept=accept,
             shorten=shorten,
             lanes=self._lanes,
-            pacer=self._pacer,
+            pace=pace,
             overload=self._overload,
             allowance=self._allowance,
             meter=self._meter,
@@ -175,9 +188,11 @@ class _Run:
                 if not await self._reserve(attempt):
                     self._halt(self._budget_stop())
                     return
-                await self._pacer.admit(self._tokens(attempt))
+                attempt.credit = await self._pace.admit(self._tokens(attempt))
                 self._overload.note_send()
                 self._sends[attempt] = asyncio.create_task(self._send(attempt))
+        except LimitStop as stop:
+            self._halt(stop)
         except Exception as error:  # noqa: BLE001 - raised by complete(), after the drain
             self._fail(error)
 
@@ -239,7 +254,7 @@ class _Run:
     def _follow(self) -> Attempt | None:
         """Return what may leave in place of a finished send; ``None``: the dispatcher decides."""
         now, others = self._time(), len(self._sends) - 1
-        if self._stop is not None or self._overload.outage or not self._pacer.is_open(now):
+        if self._stop is not None or self._overload.outage or not self._pace.is_open(now):
             return None
         if not self._overload.has_room(now, others):
             return None
@@ -258,7 +273,7 @@ class _Run:
         answer = await self._post(attempt)
         reading = self._judge.read(attempt, answer)
         counted = reading.usage.total_tokens if isinstance(reading, Reply) else None
-        self._pacer.give_back(self._tokens(attempt), counted=counted)
+        self._pace.give_back(attempt.credit, self._tokens(attempt), counted=counted)
         latency = answer.latency_seconds if isinstance(answer, Answer) else 0.0
         if error := await self._judge.settle(attempt, reading, latency, len(self._sends)):
             self._halt(error)
@@ -339,6 +354,7 @@ class _Run:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        await self._pace.aclose()
         await self._lanes.aclose()
 
     def _budget_stop(self) -> BudgetStop:
@@ -370,6 +386,6 @@ class _Run:
                 per_minute=meter.rate_per_minute(now),
                 limit_per_minute=limit and limit * 60 / self._settings.window_seconds,
                 throttled=meter.throttled,
-                pause_seconds=max(0.0, self._pacer.paused_until - now),
+                pause_seconds=max(0.0, self._pace.pause.until - now),
             )
         )

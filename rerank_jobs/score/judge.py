@@ -24,7 +24,7 @@ from rerank_jobs.score.lanes import Lanes
 from rerank_jobs.score.meter import Meter
 from rerank_jobs.score.narrowing import MAX_PARTS, Attempt, release_rest, split
 from rerank_jobs.score.overload import Overload
-from rerank_jobs.score.pacing import Pacer
+from rerank_jobs.score.pacing import Pace
 from rerank_jobs.score.policy import Fail, Retry, Stop, Throttled, decide, describe, draw_backoff
 from rerank_jobs.score.settings import ScoreSettings
 
@@ -52,7 +52,7 @@ class Judge:
     accept: Callable[[Outcome], Awaitable[None]]
     shorten: Shorten | None
     lanes: Lanes
-    pacer: Pacer
+    pace: Pace
     overload: Overload
     allowance: Allowance
     meter: Meter
@@ -151,8 +151,8 @@ class Judge:
                 backoff = draw_backoff(attempt.sends, self.rng)
                 due = _now() + max(after, backoff)
             case Throttled(after):
-                self.pacer.pause_until(self.overload.draw_pause(_now(), attempt.sent_at, after))
-                due = self.pacer.paused_until
+                self.pace.pause.extend(self.overload.draw_pause(_now(), attempt.sent_at, after))
+                due = self.pace.pause.until
         self.overload.note_failure(_now(), attempt.sent_at)
         self.lanes.defer(attempt, due)
         return self._lose_patience(problem)

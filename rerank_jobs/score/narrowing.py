@@ -24,7 +24,8 @@ class Attempt:
 
     ``rest``: what else was in the refused request; it waits for the verdict on this one.
     ``trusting``: whether an index that the endpoint names is believed. ``parts``: texts that are
-    sent in place of the only passage, which is too long.
+    sent in place of the only passage, which is too long. ``credit``: what its last send holds of
+    the rate limit.
     """
 
     request: Request
@@ -33,6 +34,7 @@ class Attempt:
     rest: Request | None = None
     trusting: bool = True
     parts: tuple[str, ...] = ()
+    credit: str = ""
 
     @property
     def texts(self) -> Sequence[str]:

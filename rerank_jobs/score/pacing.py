@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Protocol
 
 from aiolimiter import AsyncLimiter
 
 from rerank_jobs.score.credits import Credits
 
-__all__ = ["BURST", "Pacer"]
+__all__ = ["BURST", "HEAD_SHARE", "TOKEN_SLICES", "CountedShare", "Pace", "Pacer", "Pause"]
 
 BURST = 4
 """Sends that may leave back to back to catch up with a late timer."""
@@ -27,6 +28,68 @@ LEARNING = 0.1
 """Weight of the newest reply in how the endpoint's count of tokens compares with the estimate."""
 
 
+class Pace(Protocol):
+    """Says when the next send may leave: by this process's limit, or by one that is shared."""
+
+    pause: Pause
+
+    def is_open(self, now: float) -> bool:
+        """Return whether ``admit`` would not wait at all: no limit, and no pause at ``now``."""
+
+    async def admit(self, tokens: int = 0) -> str:
+        """Wait until one send of ``tokens`` may leave; return the credit that it holds."""
+
+    def give_back(self, credit: str, tokens: int = 0, *, counted: int | None = None) -> None:
+        """Return a credit, from one window after now: its response has just come.
+
+        ``counted``: the tokens that the endpoint says it counted.
+        """
+
+    async def aclose(self) -> None:
+        """Settle what is still open; nothing is admitted any more."""
+
+
+class Pause:
+    """One pause for all senders, in the running loop's time."""
+
+    def __init__(self) -> None:
+        """Begin without a pause."""
+        self._loop = asyncio.get_running_loop()
+        self.until = self._loop.time()
+
+    def extend(self, instant: float) -> None:
+        """Let nobody send before ``instant``; never shortens a pause."""
+        self.until = max(self.until, instant)
+
+    def is_over(self) -> bool:
+        """Return whether sends may leave."""
+        return self.until <= self._loop.time()
+
+    async def wait(self) -> None:
+        """Return when no pause is left, also none that began meanwhile."""
+        while not self.is_over():
+            await self.sleep_until(self.until)
+
+    async def sleep_until(self, instant: float) -> None:
+        """Sleep until ``instant``, and never less."""
+        # A timer may fire within the clock's resolution too early: nothing but time is awaited.
+        while (wait := instant - self._loop.time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(wait)
+
+
+class CountedShare:
+    """How the endpoint's count of tokens compares with the estimates; 1 until it says something."""
+
+    def __init__(self) -> None:
+        """Begin with trust in the estimates."""
+        self.value = 1.0
+
+    def learn(self, tokens: int, counted: int) -> None:
+        """Note what was counted in place of an estimate."""
+        if tokens:
+            self.value += LEARNING * (counted / tokens - self.value)
+
+
 class Pacer:
     """Admits at most ``limit`` sends, and ``token_limit`` tokens, in any window of the server.
 
@@ -39,12 +102,12 @@ class Pacer:
     ) -> None:
         """Start the first window now; raises ValueError unless every limit is positive."""
         self._loop = asyncio.get_running_loop()
-        self._paused_until = self._loop.time()
+        self.pause = Pause()
         self._turn = asyncio.Lock()
         self._returned = asyncio.Event()
         self._requests = self._tokens = None
         self._spacing = self._token_spacing = None
-        self._counted_share = 1.0
+        self._counted_share = CountedShare()
         now = self._loop.time()
         if limit is not None:
             # The last process may have sent a burst just before it ended.
@@ -57,25 +120,15 @@ class Pacer:
                 token_limit / TOKEN_SLICES, window_seconds / TOKEN_SLICES
             )
 
-    @property
-    def paused_until(self) -> float:
-        """The instant, in loop time, before which nobody sends."""
-        return self._paused_until
-
-    def pause_until(self, instant: float) -> None:
-        """Let nobody send before ``instant`` (loop time); never shortens a pause."""
-        self._paused_until = max(self._paused_until, instant)
-
     def is_open(self, now: float) -> bool:
         """Return whether ``admit`` would not wait at all: no limit, and no pause at ``now``."""
-        return self._requests is None and self._tokens is None and self._paused_until <= now
+        return self._requests is None and self._tokens is None and self.pause.until <= now
 
-    async def admit(self, tokens: int = 0) -> None:
+    async def admit(self, tokens: int = 0) -> str:
         """Wait until one send of ``tokens`` may leave; ``give_back`` must follow its response."""
         if self._requests is None and self._tokens is None:
-            while self._paused_until > self._loop.time():
-                await self._sleep_until(self._paused_until)
-            return
+            await self.pause.wait()
+            return ""
         async with self._turn:
             while (due := self._due(tokens)) > self._loop.time():
                 await self._wait_until(due)
@@ -84,27 +137,32 @@ class Pacer:
             if self._tokens is not None:
                 self._tokens.take(tokens)
             await self._space(tokens)
-            while self._paused_until > self._loop.time():
-                await self._sleep_until(self._paused_until)
+            while not self.pause.is_over():
+                await self.pause.wait()
                 await self._space(tokens)
+        return ""
 
-    def give_back(self, tokens: int = 0, *, counted: int | None = None) -> None:
+    def give_back(self, credit: str = "", tokens: int = 0, *, counted: int | None = None) -> None:
         """Return what one send held, from one window after now: its response has just come.
 
-        ``counted``: the tokens that the endpoint says it counted.
+        ``counted``: the tokens that the endpoint says it counted. Credits have no names here.
         """
+        del credit
         now = self._loop.time()
         if self._requests is not None:
             self._requests.give_back(1, now)
         if self._tokens is not None:
             self._tokens.give_back(tokens, now, counted=counted)
-            if counted is not None and tokens:
-                self._counted_share += LEARNING * (counted / tokens - self._counted_share)
+            if counted is not None:
+                self._counted_share.learn(tokens, counted)
         self._returned.set()
+
+    async def aclose(self) -> None:
+        """Do nothing: nobody else knows these credits."""
 
     def _due(self, tokens: int) -> float:
         now = self._loop.time()
-        due = self._paused_until
+        due = self.pause.until
         if self._requests is not None:
             due = max(due, self._requests.due(1, now))
         if self._tokens is not None:
@@ -116,18 +174,13 @@ class Pacer:
             await self._spacing.acquire()
         if self._token_spacing is not None:
             # Spaced by what the endpoint will count; held, until it says so, by the estimate.
-            amount = tokens * self._counted_share
+            amount = tokens * self._counted_share.value
             await self._token_spacing.acquire(min(amount, self._token_spacing.max_rate))
 
     async def _wait_until(self, instant: float) -> None:
         """Wait until the instant; where only a response can bring it, until one has come."""
         if math.isfinite(instant):
-            await self._sleep_until(instant)
+            await self.pause.sleep_until(instant)
             return
         self._returned.clear()
         await self._returned.wait()
-
-    async def _sleep_until(self, instant: float) -> None:
-        # A timer may fire within the clock's resolution too early: nothing but time is awaited.
-        while (wait := instant - self._loop.time()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(wait)

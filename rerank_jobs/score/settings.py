@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +52,9 @@ class ScoreSettings:
         """
         return cls(
             target=Target(endpoint.url, endpoint.model, endpoint.key_place),
-            limit=endpoint.pace,
-            token_limit=endpoint.token_pace,
+            limit=_scale(endpoint.pace, endpoint.limit_window_seconds),
+            token_limit=_scale(endpoint.token_pace, endpoint.limit_window_seconds),
+            window_seconds=endpoint.limit_window_seconds,
             max_concurrency=endpoint.max_concurrency,
             timeout_seconds=endpoint.timeout_seconds,
             patience_seconds=endpoint.patience_seconds,
@@ -63,3 +65,8 @@ class ScoreSettings:
             allowance_usd=allowance_usd,
             max_seconds=max_seconds,
         )
+
+
+def _scale(per_minute: int | None, window_seconds: float) -> int | None:
+    """Return how many of a minute fit into a window."""
+    return None if per_minute is None else math.floor(per_minute * window_seconds / 60)

@@ -269,7 +269,7 @@ def test_init_names_every_key_of_the_job_file(tmp_path: Path, capsys: Capture) -
     fields = type(job).model_fields
     parts = [getattr(job, name) for name in fields]
     expert = {"ledger", "shards", "max_unsaved_replies", "max_unsaved_seconds", "max_unsaved_usd"}
-    expert |= {"rows_per_shard", "replace"}
+    expert |= {"max_unsaved_bytes", "rows_per_shard", "replace"}
     for part in (job, *(part for part in parts if isinstance(part, BaseModel))):
         for name in set(type(part).model_fields) - {"base"} - expert:
             assert f"{name}:" in text, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rerank_jobs.storage import seal_json
 from tests.unit.cli.kit import (
     KEY_CANARY,
     call,
@@ -193,12 +195,15 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, capsys: Captu
 
 
 def test_a_state_root_of_another_format_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    """State written by a version with another format is refused, never reinterpreted."""
+    """A FORMAT of another number, or one that was changed, is refused and never reinterpreted."""
     job = set_up(tmp_path)
     call_json(capsys, "plan", job)
     path = tmp_path / "out.state" / "FORMAT"
-    path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 2'))
+    made = path.read_bytes()
+    path.write_bytes(made.replace(b'"format": 2', b'"format": 9'))
     call(capsys, "run", job).assert_says(2, "FORMAT")
+    path.write_bytes(seal_json({**json.loads(made), "format": 9}))
+    call(capsys, "run", job).assert_says(2, "state format 9")
 
 
 def test_a_damaged_salt_is_refused(tmp_path: Path, capsys: Capture) -> None:

@@ -47,11 +47,12 @@ def test_no_server_refuses_and_its_limit_is_used(servers: dict[str, str]) -> Non
     two processes share by halves; all at once.
     """
     module = [sys.executable, "-m", "tests.e2e.paced_process"]
-    seconds = str(WINDOW * WINDOWS + 2)
+    seconds = WINDOW * WINDOWS + 2
     with ExitStack() as stack:
 
         def start(url: str, limit: int) -> subprocess.Popen[str]:
-            command = [*module, url, str(limit), str(WINDOW), seconds]
+            wanted = {"url": url, "limit": limit, "window": WINDOW, "seconds": seconds}
+            command = [*module, json.dumps(wanted)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             stack.callback(process.terminate)  # where all goes well it has ended by itself
             return stack.enter_context(process)

@@ -17,6 +17,7 @@ from rerank_jobs.publish.publisher import Roots
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.report.evaluation import Evaluation, EvaluationOptions, evaluate, evaluate_slices
 from rerank_jobs.report.qrels import read_qrels
+from tests.builders import LOG_COLUMNS
 
 COLUMNS = {
     "query_id": "query_id",
@@ -25,15 +26,6 @@ COLUMNS = {
     "document": ["title", "text", "attributes"],
     "first_stage_score": "first_stage_score",
     "first_stage_rank": "first_stage_rank",
-}
-LOG_COLUMNS = {
-    "query_id": "query_id",
-    "query": "query",
-    "candidates": "results",
-    "document_id": "doc_id",
-    "document": ["title", "snippet", "url"],
-    "position": "position",
-    "clicked": "clicked",
 }
 
 

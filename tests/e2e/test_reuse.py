@@ -14,6 +14,7 @@ import pytest
 
 from rerank_jobs.job import run_partition
 from rerank_jobs.job_file import load_job
+from tests.builders import LOG_COLUMNS
 from tests.unit.cli.kit import (
     Row,
     call,
@@ -33,17 +34,6 @@ SEARCHES = 200
 
 CHANGED = 0.05
 """Part of the searches of a known query that bring a result which it did not have before."""
-
-LOG_COLUMNS = {
-    "query_id": "query_id",
-    "query": "query",
-    "candidates": "results",
-    "document_id": "doc_id",
-    "document": ["title", "snippet", "url"],
-    "position": "position",
-    "clicked": "clicked",
-    "search_id": "search_id",
-}
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +187,8 @@ def test_a_log_that_repeats_costs_less_every_week(
     }
     path = write_job(tmp_path, changes)
     text = path.read_text(encoding="utf-8")
-    columns = "\n".join(f"    {name}: {value!r}" for name, value in LOG_COLUMNS.items())
+    named = {**LOG_COLUMNS, "search_id": "search_id"}
+    columns = "\n".join(f"    {name}: {value!r}" for name, value in named.items())
     path.write_text(text.replace("input:\n", f"input:\n  columns:\n{columns}\n"), encoding="utf-8")
     log = shared_data / "trec_session_log" / "search_log.parquet"
     dollars, naive = [], []

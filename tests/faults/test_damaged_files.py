@@ -41,9 +41,12 @@ def test_a_damaged_segment_costs_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_no_damage_changes_a_table(name: str) -> None:
-    """Every state file cut and zeroed at each sixteenth of its length, at four points of a job."""
+    """State files cut and zeroed at sixteenths of their lengths, at four points of a job.
+
+    Every 7th damage; ``python -m tests.faults.damage`` without ``--every`` does all of them.
+    """
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.faults.damage", name]
+    command = [sys.executable, "-m", "tests.faults.damage", name, "--every", "7"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=root, env=environment, timeout=900, check=False
@@ -51,4 +54,4 @@ def test_no_damage_changes_a_table(name: str) -> None:
     found: dict[str, Any] = json.loads(done.stdout)
     print(found)
     assert found["problems"] == []
-    assert found["cases"] > 300
+    assert found["cases"] > 40

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_jobs.config import Endpoint, Job, Secret, check_partition_key, read_api_key
+from rerank_jobs.config import (
+    Endpoint,
+    Job,
+    Secret,
+    check_partition_key,
+    read_api_key,
+    read_store_password,
+)
 from rerank_jobs.errors import JobError, KeyStop
 from rerank_jobs.job_file import load_job, parse_job
 from rerank_jobs.places import is_inside
@@ -52,6 +59,7 @@ def test_a_blank_secret_is_refused() -> None:
         {"endpoint": {"requests_per_minute": 7, "max_concurrency": 2}},
         {"endpoint": {"timeout_seconds": 5, "patience_seconds": 5, "usd_per_search": 1}},
         {"endpoint": {"api_key_env": "OTHER_KEY"}},
+        {"endpoint": {"limit_store": "redis://h", "limit_name": "a", "requests_per_minute": 9}},
         {"failures": {"max_failed_fraction": 0.5}},
         {"ledger": {"max_unsaved_replies": 1}},
         {"memory": "2GB"},
@@ -226,6 +234,66 @@ def test_a_runtime_must_be_a_time(text: object) -> None:
     """Nothing that is no time above zero is taken for one."""
     with pytest.raises(JobError, match="max_runtime"):
         parse({"max_runtime": text})
+
+
+STORE = "redis://limits.example:6379/1"
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        STORE,
+        "redis://127.0.0.1",
+        "rediss://rerank@limits.example:6380",
+        "redis://[::1]:6379/0",
+        "redis://limits.example/",
+    ],
+)
+def test_a_limit_store_is_an_address_without_a_password(store: str) -> None:
+    """Host, port, database and user are taken as they stand."""
+    assert Endpoint(url="https://openrouter.ai/api/v1", limit_store=store).limit_store == store
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"limit_store": f"redis://:{KEY_CANARY}@limits.example"}, "without a password"),
+        ({"limit_store": f"redis://me:{KEY_CANARY}@limits.example:1/0"}, "without a password"),
+        ({"limit_store": "memcached://limits.example"}, "limit_store must be"),
+        (
+            {"limit_store": STORE, "limit_store_password_env": f"{KEY_CANARY}!"},
+            "never the password",
+        ),
+        ({"limit_store": STORE, "limit_name": "a b"}, "limit_name"),
+        ({"limit_name": "account"}, "need a limit_store"),
+        ({"limit_store_password_env": "LIMITS"}, "need a limit_store"),
+        ({"requests_per_minute": 5, "limit_window_seconds": 6}, "not one of 5 requests"),
+    ],
+)
+def test_a_limit_that_cannot_be_shared_is_refused(keys: dict[str, Any], says: str) -> None:
+    """The message says what is wrong, and repeats no value that may be a password."""
+    with pytest.raises(JobError, match=says) as error:
+        parse({"endpoint": {"url": "https://openrouter.ai/api/v1", **keys}})
+    assert KEY_CANARY not in str(error.value)
+
+
+def test_an_unpaced_endpoint_has_no_limit_to_share() -> None:
+    """The embedded one shares a limit only where the job gives it one."""
+    with pytest.raises(ValueError, match="requests_per_minute"):
+        Endpoint(limit_store=STORE)
+    assert Endpoint(limit_store=STORE, requests_per_minute=60).pace == 60
+
+
+def test_the_stores_password_comes_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a secret once it is read; a job that names a variable that is not set stops."""
+    keys = {"limit_store": STORE, "limit_store_password_env": "LIMITS"}
+    endpoint = parse({"endpoint": {"url": "https://openrouter.ai/api/v1", **keys}}).endpoint
+    with pytest.raises(KeyStop, match="LIMITS"):
+        read_store_password(endpoint)
+    monkeypatch.setenv("LIMITS", KEY_CANARY)
+    password = read_store_password(endpoint)
+    assert password is not None
+    assert (password.reveal(), repr(password)) == (KEY_CANARY, "Secret(***)")
 
 
 def test_roots_in_a_bucket_stand_beside_each_other() -> None:

@@ -71,7 +71,7 @@ def run_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-OPTIONAL = {"ranking", "restores", "withdrawn", "sample"}
+OPTIONAL = {"ranking", "restores", "withdrawn", "sample", "library"}
 """Fields that came later: objects of earlier versions lack them."""
 
 

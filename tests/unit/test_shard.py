@@ -21,8 +21,9 @@ from rerank_jobs.ledger.owners import make_airflow_owner
 from rerank_jobs.ledger.spending import read_unsealed
 from rerank_jobs.parts import read_done
 from rerank_jobs.plan.frozen import Plan, run_folder
+from rerank_jobs.remaining import read_requests
 from rerank_jobs.score import Progress
-from rerank_jobs.shard import Bounds, ShardResult, read_requests, score_shard
+from rerank_jobs.shard import Bounds, ShardResult, score_shard
 from rerank_jobs.storage import Store, read_json
 from tests.builders import make_job, make_rows, write_rows
 

@@ -12,9 +12,11 @@ import pytest
 
 from tests.unit.cli.kit import call
 
+DEADLINE = 30.0
 
-def signal_reader(fifo: Path, number: int) -> None:
-    """Send this process the signal once it waits for what the FIFO will say."""
+
+def signal_reader(fifo: Path, number: int, ended: threading.Event) -> None:
+    """Send this process the signal once it waits for what the FIFO will say, which is nothing."""
     while True:
         try:
             writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
@@ -22,6 +24,7 @@ def signal_reader(fifo: Path, number: int) -> None:
             time.sleep(0.001)
             continue
         os.kill(os.getpid(), number)
+        ended.wait(DEADLINE)  # until then the reader waits: an end of file would race the signal
         os.close(writer)
         return
 
@@ -34,8 +37,10 @@ def test_a_signal_before_anything_is_sent_ends_with_code_130(
     fifo = tmp_path / "job.yaml"
     os.mkfifo(fifo)
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    helper = threading.Thread(target=signal_reader, args=(fifo, number))
+    helper = threading.Thread(target=signal_reader, args=(fifo, number, ended := threading.Event()))
     helper.start()
-    call(capsys, "run", fifo).assert_says(130, "interrupted")
+    outcome = call(capsys, "run", fifo)
+    ended.set()
     helper.join()
+    outcome.assert_says(130, "interrupted")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before

@@ -54,7 +54,7 @@ def add(store: LocalStore, number: int) -> int:
 
 def read_all(store: LocalStore) -> dict[int, float]:
     """Return the newest score of passage 0 of each query, looked up as planning does."""
-    sql = find_scores(store, SCORER, LONG_AGO)
+    sql = find_scores(store, SCORER, LONG_AGO).sql
     if sql is None:
         return {}
     with duckdb.connect() as con:
@@ -304,7 +304,7 @@ def test_a_file_that_goes_while_it_is_looked_for_is_found_under_its_new_name(
             plain.delete(name)
 
     store = Hooked(plain.location, 2, clean_up, after=True)  # after the manifest was read
-    assert find_scores(store, SCORER, LONG_AGO) is not None
+    assert find_scores(store, SCORER, LONG_AGO).sql is not None
     assert len(gone) == 2
 
 

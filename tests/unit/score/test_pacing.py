@@ -136,7 +136,7 @@ def test_a_pause_holds_everyone_back() -> None:
         async def send() -> None:
             sent.append(loop.time())
 
-        loop.call_later(1.0, pacer.pause_until, 18.0)
+        loop.call_later(1.0, pacer.pause.extend, 18.0)
         await drive(pacer, seconds=30.0, workers=20, send=send)
         return sent
 
@@ -150,8 +150,8 @@ def test_a_pause_is_never_shortened() -> None:
 
     async def main() -> float:
         pacer = Pacer(None)
-        pacer.pause_until(20.0)
-        pacer.pause_until(5.0)
+        pacer.pause.extend(20.0)
+        pacer.pause.extend(5.0)
         await pacer.admit()
         return asyncio.get_running_loop().time()
 

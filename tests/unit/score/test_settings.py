@@ -31,6 +31,16 @@ def test_every_bound_of_the_endpoint_is_kept() -> None:
     assert settings.target.url == endpoint.url
 
 
+def test_a_limit_is_scaled_to_the_window_in_which_the_endpoint_counts() -> None:
+    """1,000 a minute are 100 in six seconds; without a word a window is a minute."""
+    endpoint = Endpoint(url=JINA, requests_per_minute=1000, tokens_per_minute=90_000)
+    minute = ScoreSettings.from_endpoint(endpoint, None)
+    assert (minute.limit, minute.token_limit, minute.window_seconds) == (1000, 90_000, 60)
+    short = endpoint.model_copy(update={"limit_window_seconds": 6})
+    settings = ScoreSettings.from_endpoint(short, None)
+    assert (settings.limit, settings.token_limit, settings.window_seconds) == (100, 9000, 6)
+
+
 def test_a_listwise_model_is_never_split() -> None:
     """By name, by the job's word, or not: the job's word goes first."""
 
