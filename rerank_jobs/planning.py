@@ -104,7 +104,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     plan = _read_frozen(state, partition, identity)
     if plan is not None:
         if frozen:  # what other plans paid for since this one was frozen is not paid again
-            _compact(state, partition)
+            _compact(state, partition, but=identity)
         outlook = foresee(job, state, partition, identity, plan, now=time.time())
         if frozen:
             check_budget(job, plan.promise)
@@ -141,9 +141,9 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
 
 
-def _compact(state: Store, partition: str) -> None:
+def _compact(state: Store, partition: str, *, but: str | None = None) -> None:
     if is_up_to_date(state):
-        compact_unfinished(state, partition, read_generations(state, partition))
+        compact_unfinished(state, partition, read_generations(state, partition), but=but)
 
 
 def _read_frozen(state: Store, partition: str, identity: str) -> Plan | None:

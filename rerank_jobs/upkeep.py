@@ -93,15 +93,19 @@ def _describe_format(salt: bytes) -> bytes:
     return seal_json({"format": STATE_FORMAT, "salt": hashlib.sha256(salt).hexdigest()})
 
 
-def compact_unfinished(state: Store, partition: str, generations: Sequence[Generation]) -> None:
+def compact_unfinished(
+    state: Store, partition: str, generations: Sequence[Generation], *, but: str | None = None
+) -> None:
     """Bring sealed scores of this partition's plans into the library: paid is paid.
 
-    Also those that an overtaken run sealed after its plan was published and retired.
+    Also those that an overtaken run sealed after its plan was published and retired. The plan
+    ``but`` uses its own segments, and stays the same if it must be made anew.
     """
     scorers = {one.plan_id: str(one.document["scorer_id"]) for one in generations}
     for entry in state.entries(f"{partition}/plan"):
         identity = entry.name.rpartition("/")[2].removesuffix(".json")
         scorers[identity] = read_plan(state, partition, identity).scorer_id
+    scorers.pop(but or "", None)
     for identity, scorer in sorted(scorers.items()):
         compact(state, scorer, f"{partition}/run/{identity}", identity)
 
