@@ -70,8 +70,8 @@ def test_the_closing_lines_say_what_was_sent_paid_and_moved() -> None:
     assert describe_outcome(FIGURES, MOVED, None).splitlines() == [
         "Partition 2026-11-22, generation 3: 20,000 rows, 7 put aside",
         (
-            "Sent: 410 requests, 400 search units, $0.40; 10 throttled (429); 98.7% of the rate limit"
-            " used"
+            "Sent: 410 requests, 400 search units, $0.40; 10 throttled (429); 98.7% of the"
+            " rate limit used"
         ),
         "Paid: $0.50 for 500 requests, over all tries of this generation",
         (
