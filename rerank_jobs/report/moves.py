@@ -14,7 +14,8 @@ __all__ = ["Moves", "count_moves", "draw_moves", "name_classes"]
 _EDGES = (1, 2, 3, 5, 10, 20)
 """Where classes of places moved begin, up and down alike; 0 has a class of its own."""
 
-_WIDTH, _HEIGHT, _FOOT, _HEAD = 640, 180, 22, 18
+_NAME, _BAR, _ROW = 56, 220, 18
+"""Of the picture, about a pixel each: room for a name and for the longest bar; height of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +60,24 @@ def count_moves(deltas: Iterable[npt.NDArray[np.integer]], of: int) -> Moves:
 
 
 def draw_moves(moves: Moves) -> str:
-    """Return an inline SVG of bars, one a class; colours are the page's (``--up`` and others)."""
+    """Return an inline SVG of bars, one a class; colours are the page's (``.up`` and others)."""
     most, names = max(moves.counts, default=0) or 1, name_classes()
-    step, middle = _WIDTH / len(names), len(names) // 2
-    room = _HEIGHT - _FOOT - _HEAD
+    middle = len(names) // 2
     drawn = []
     for index, (name, count) in enumerate(zip(names, moves.counts, strict=True)):
-        height = max(room * count / most, 1.0 if count else 0.0)
-        left, top = index * step, _HEIGHT - _FOOT - height
+        width = max(_BAR * count / most, 1.0 if count else 0.0)
+        top = (len(names) - 1 - index) * _ROW  # what moved up stands above
         kind = "down" if index < middle else "up" if index > middle else "same"
-        centre = f"{left + step / 2:.1f}"
         drawn.append(
-            f'<g><title>{escape(name)}: {count:,} documents</title><rect class="{kind}"'
-            f' x="{left + 3:.1f}" y="{top:.1f}" width="{step - 6:.1f}" height="{height:.1f}"/>'
-            f'<text x="{centre}" y="{top - 5:.1f}">{_share(count, moves.documents)}</text>'
-            f'<text x="{centre}" y="{_HEIGHT - 6}">{escape(name)}</text></g>'
+            f"<g><title>{escape(name)}: {count:,} documents</title>"
+            f'<text class="name" x="{_NAME - 8}" y="{top + 13}">{escape(name)}</text>'
+            f'<rect class="{kind}" x="{_NAME}" y="{top + 2}" width="{width:.1f}" height="14"/>'
+            f'<text x="{_NAME + width + 6:.1f}" y="{top + 13}">'
+            f"{_share(count, moves.documents)}</text></g>"
         )
+    size = f"{_NAME + _BAR + _NAME} {_ROW * len(names)}"
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Documents by places moved">'
+        f'<svg viewBox="0 0 {size}" role="img" aria-label="Documents by places moved">'
         f"{''.join(drawn)}</svg>"
     )
 

@@ -43,11 +43,13 @@ dl div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 
 dl div:first-child { border-top: 0; }
 dt, dd { overflow-wrap: anywhere; min-width: 0; }
 dd { margin: 0; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem auto 0; max-width: 44rem; }
+.pair { display: grid; gap: 1rem 2.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+figure { margin: 0; max-width: 28rem; }
 svg { width: 100%; height: auto; display: block; }
-svg text { font-size: 12px; text-anchor: middle; fill: var(--faint); }
+svg text { font-size: 12px; fill: var(--faint); } svg .name { text-anchor: end; }
 svg .up { fill: var(--up); } svg .down { fill: var(--down); } svg .same { fill: var(--same); }
-figcaption { font-size: .85rem; text-align: center; }
+figcaption { font-size: .85rem; }
 """
 
 _WIDE = ("Ranking", "Files")
@@ -85,17 +87,13 @@ def _render_card(section: Section, figures: RunFigures) -> str:
         for label, value in section.rows
     )
     kind = ' class="wide"' if section.title in _WIDE else ""
-    picture = _render_moves(figures) if section.title == "Ranking" else ""
-    return f"<section{kind}><h2>{escape(section.title)}</h2><dl>{rows}</dl>{picture}</section>"
-
-
-def _render_moves(figures: RunFigures) -> str:
-    if figures.moves is None or not figures.moves.documents:
-        return ""
-    return (
-        f"<figure>{draw_moves(figures.moves)}"
-        "<figcaption>documents by places moved, up is +</figcaption></figure>"
-    )
+    body = f"<dl>{rows}</dl>"
+    if section.title == "Ranking" and figures.moves is not None and figures.moves.documents:
+        body = (
+            f'<div class="pair">{body}<figure>{draw_moves(figures.moves)}'
+            "<figcaption>documents by places moved: + is up</figcaption></figure></div>"
+        )
+    return f"<section{kind}><h2>{escape(section.title)}</h2>{body}</section>"
 
 
 def _wrap(title: str, body: str) -> str:

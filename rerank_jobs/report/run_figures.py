@@ -92,8 +92,7 @@ def list_sections(figures: RunFigures) -> tuple[Section, ...]:
     manifest = figures.manifest
     made = (
         Section("Generation", tuple(_list_generation(figures))),
-        Section("Rows", tuple(_list_rows(manifest))),
-        Section("Documents", tuple(_list_documents(manifest["statuses"]))),
+        Section("Rows", (*_list_rows(manifest), *_list_documents(manifest["statuses"]))),
         Section("Price", tuple(_list_price(manifest))),
         Section("Sending", tuple(_list_sending(figures))),
         Section("Ranking", tuple(_list_ranking(figures))),
@@ -111,10 +110,17 @@ def _list_generation(figures: RunFigures) -> Iterator[tuple[str, str]]:
     yield "Generation", f"{number}, {state}" + (f", goes back to {restores}" if restores else "")
     yield "Published", _show_time(datetime.fromisoformat(manifest["created_at"]))
     yield "Plan", manifest["plan_id"]
-    yield "Model", f"{manifest['endpoint']['model']} at {manifest['endpoint']['url']}"
+    yield "Scored by", _name_scorer(manifest["endpoint"])
     erased = manifest.get("erased")
     if erased:
         yield "Erased", f"{erased['rows']:,} rows, {erased['documents']:,} documents"
+
+
+def _name_scorer(endpoint: Mapping[str, Any]) -> str:
+    """Name the model; the embedded endpoint has one of its own, whatever the job asks for."""
+    if endpoint["url"] == "embedded":
+        return "the embedded endpoint, an offline stand-in"
+    return f"{endpoint['model']} at {endpoint['url']}"
 
 
 def _list_rows(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -135,7 +141,7 @@ def _list_documents(statuses: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     for status, count in sorted(statuses.items(), key=lambda item: -item[1]):
         if count or status == "failed":
             share = f" ({count / total:.1%})" if total else ""
-            yield status.capitalize(), f"{count:,}{share}"
+            yield f"Documents {status}", f"{count:,}{share}"
 
 
 def _list_price(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
