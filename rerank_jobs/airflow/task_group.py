@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import Asset, TaskGroup, TriggerRule, get_current_context, task
 
 from rerank_jobs.airflow.failures import report_failures
+from rerank_jobs.airflow.operators import PublishOperator
 
 __all__ = ["rerank_task_group"]
 
@@ -57,8 +58,14 @@ def rerank_task_group(
             .partial(**where)
             .expand(shard=planned)
         )
-        publish = _publish.override(outlets=list(outlets))
-        publish(**where, plan=planned["plan"], scored=scored)
+        PublishOperator(
+            task_id="publish",
+            **where,
+            plan=planned["plan"],
+            scored=scored,
+            outlets=list(outlets),
+            trigger_rule=TriggerRule.NONE_FAILED,
+        )
     return group
 
 
@@ -87,22 +94,6 @@ def _score(job: str, conn_id: str, shard: dict[str, Any]) -> dict[str, Any]:
     owner = make_airflow_owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
     with report_failures(context["task_reschedule_count"]):
         return steps.score(job, shard, owner, conn_id)
-
-
-@task(task_id="publish", trigger_rule=TriggerRule.NONE_FAILED)
-def _publish(
-    job: str, conn_id: str, plan: dict[str, Any], scored: Sequence[dict[str, Any]] | None
-) -> dict[str, Any]:
-    from rerank_jobs.airflow import steps
-
-    context = get_current_context()
-    # The sequence is lazy: a slice is one call, and iterating asks for an item beyond the last.
-    sent = scored[:] if scored is not None else ()
-    with report_failures(context["task_reschedule_count"]):
-        figures = steps.publish(job, plan["partition"], plan["plan_id"], sent, conn_id)
-    for outlet in context["task"].outlets:
-        context["outlet_events"][outlet].extra = figures
-    return figures
 
 
 def _find_partition(context: Any) -> str:
