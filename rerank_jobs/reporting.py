@@ -55,11 +55,15 @@ def find_generation(job: Job, partition: str, number: int | None = None) -> Gene
     else:
         numbered = [one for one in read_generations(state, partition) if one.number == number]
         found = numbered[0] if numbered else None
-    if found is None:
-        which = "nothing" if number is None else f"no generation {number}"
+    if found is None and number is None:
         raise StateError(
-            f"{state.location}: {which} of partition {partition} is published: rerank-jobs paths"
-            " --generations lists what is"
+            f"{state.location}: nothing of partition {partition} is published yet: rerank-jobs run"
+            " does it"
+        )
+    if found is None:
+        raise StateError(
+            f"{state.location}: partition {partition} has no generation {number}: rerank-jobs paths"
+            " --generations lists those that it has"
         )
     return found
 

@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,18 @@ __all__ = ["Ask", "run_airflow"]
 START_SECONDS = 240.0
 ASK_SECONDS = 60.0
 
-Ask = Callable[..., Any]
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Asks the REST API as an administrator; ``url`` is the server's, ``token`` the user's."""
+
+    url: str
+    token: str
+
+    def __call__(self, path: str, data: Any = None) -> Any:
+        """Return what the API answers; with ``data`` it is a POST."""
+        return _send(f"{self.url}/api/v2{path}", data, self.token)
+
 
 _COMPONENTS = (
     ("api-server", "--apps", "core,execution"),
@@ -78,7 +90,7 @@ def _make_environment(home: Path, port: int) -> dict[str, str]:
 
 
 def _log_in(url: str) -> Ask:
-    """Wait for the API, and return a function that asks it as an administrator."""
+    """Wait for the API, and return what asks it as an administrator."""
     until = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -88,7 +100,7 @@ def _log_in(url: str) -> Ask:
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)
-    return lambda path, data=None: _send(f"{url}/api/v2{path}", data, token)
+    return Ask(url, token)
 
 
 def _send(url: str, data: Any = None, token: str = "") -> Any:
