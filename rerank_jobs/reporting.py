@@ -28,7 +28,7 @@ from rerank_jobs.storage import Store, read_json
 __all__ = ["find_generation", "gather_figures"]
 
 MOST_DOCUMENTS = 2_000_000
-"""Documents whose moves are counted: a twentieth of a second for a page."""
+"""Documents whose moves are counted: less than a second for a page."""
 
 MOST_FETCHED_BYTES = 256_000_000
 """Of files in object storage, which are fetched whole."""
