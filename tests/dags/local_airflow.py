@@ -29,7 +29,7 @@ ASK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Asks the REST API as an administrator; ``url`` is the server's, ``token`` the user's."""
+    """Asks the REST API; ``url`` is the server's, ``token`` the user's."""
 
     url: str
     token: str
@@ -47,10 +47,13 @@ _COMPONENTS = (
 
 
 @contextlib.contextmanager
-def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
+def run_airflow(
+    home: Path, variables: Mapping[str, str], login: Mapping[str, str] | None = None
+) -> Iterator[Ask]:
     """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
 
-    Yields ``ask(path, data)``, which calls the REST API and returns what it answers.
+    Yields ``ask(path, data)``, which calls the REST API and returns what it answers. Whoever calls
+    is an administrator, unless ``variables`` say otherwise: then ``login`` has name and password.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -64,7 +67,7 @@ def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
                 [*airflow, *component], env=environment, stdout=output, stderr=output
             )
             stack.callback(_stop, process)
-        yield _log_in(f"http://127.0.0.1:{port}")
+        yield _log_in(f"http://127.0.0.1:{port}", login)
 
 
 def _make_environment(home: Path, port: int) -> dict[str, str]:
@@ -89,12 +92,12 @@ def _make_environment(home: Path, port: int) -> dict[str, str]:
     }
 
 
-def _log_in(url: str) -> Ask:
-    """Wait for the API, and return what asks it as an administrator."""
+def _log_in(url: str, login: Mapping[str, str] | None) -> Ask:
+    """Wait for the API, and return what asks it."""
     until = time.monotonic() + START_SECONDS
     while True:
         try:
-            token = _send(f"{url}/auth/token")["access_token"]
+            token = _send(f"{url}/auth/token", login)["access_token"]
             break
         except (OSError, urllib.error.URLError):
             if time.monotonic() > until:

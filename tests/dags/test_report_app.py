@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -91,8 +92,15 @@ def test_a_report_is_served_to_those_who_may_read_the_run(
 ) -> None:
     """Without a token 401; with one the run's own report, by the task's link; no file by URL."""
     table = make_table("p")
-    path = f"{ROOT}{os.pathsep}{home / 'installed'}"
-    with run_airflow(home, {"PYTHONPATH": path}) as ask:
+    login = {"username": "alice", "password": "wallaby"}
+    (home / "passwords.json").write_text(json.dumps({"alice": "wallaby"}), encoding="utf-8")
+    variables = {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{home / 'installed'}",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "alice:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+    }
+    with run_airflow(home, variables, login) as ask:
         run = run_once(ask, table.job_file)
         task = f"/dags/reported/dagRuns/{quote(run)}/taskInstances/rerank.publish"
         link = ask(f"{task}/links")["extra_links"]["Run report"]
@@ -118,7 +126,7 @@ def test_a_report_is_served_to_those_who_may_read_the_run(
         "with a cookie": 200,
         "with a token": 200,
         "without": 401,
-        "with a wrong one": 401,
+        "with a wrong one": 403,
         "another run": 404,
         "another task": 404,
         "a file": 404,
