@@ -21,6 +21,8 @@ from rerank_jobs.airflow.operators import REPORT_KEY
 
 __all__ = ["make_app"]
 
+_MOST_JOB_BYTES = 1_000_000
+
 _HEADERS = {
     "Cache-Control": "private, no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline';"
@@ -79,10 +81,14 @@ def _render(job_file: str, partition: str, number: int) -> HTMLResponse:
     from rerank_jobs.reporting import gather_figures
 
     # What is wrong with a file is not told: its message may quote a file that is no job file.
+    unread = f"The api-server cannot read the job file {job_file}: {_ADVICE}"
     try:
-        job = load_job(Path(job_file))
-    except (JobError, OSError):
-        return _tell(f"The api-server cannot read the job file {job_file}: {_ADVICE}")
+        path = Path(job_file)
+        if not path.is_file() or path.stat().st_size > _MOST_JOB_BYTES:  # such as /dev/zero
+            return _tell(unread)
+        job = load_job(path)
+    except (JobError, OSError, ValueError):
+        return _tell(unread)
     try:
         state = open_roots(job).state
         if not state.exists("FORMAT"):
