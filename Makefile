@@ -66,11 +66,15 @@ bench-library: $(STAMP)
 	@echo "== library: a million pairs looked up among 100 million (three minutes, 3 GB of disk)"
 	@$(BIN)/python -m benchmarks.library
 
+# Without its extras a pin of celery[redis] is none to pip: it would look for a newer version, without a hash.
+COMPILE := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+	--no-header --no-annotate --generate-hashes --no-strip-extras --quiet
+
 pins: $(STAMP)
-	@$(BIN)/python -m uv pip compile pyproject.toml --extra dev --extra embedded --universal --python-version 3.11 \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --generate-hashes --quiet -o requirements/dev.txt
-	@$(BIN)/python -m uv pip compile pyproject.toml --extra embedded --universal --python-version 3.11 \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --generate-hashes --quiet -o requirements/runtime.txt
+	@$(COMPILE) pyproject.toml --extra dev --extra embedded -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra embedded -o requirements/runtime.txt
+	@$(COMPILE) pyproject.toml --extra cluster -c requirements/dev.txt -o requirements/cluster.txt
+	@echo hatchling | $(COMPILE) - -c requirements/dev.txt -o requirements/build.txt
 
 clean:
 	@rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
