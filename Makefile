@@ -23,7 +23,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -66,9 +66,8 @@ bench-library: $(STAMP)
 	@echo "== library: a million pairs looked up among 100 million (three minutes, 3 GB of disk)"
 	@$(BIN)/python -m benchmarks.library
 
-# Without its extras a pin of celery[redis] is none to pip: it would look for a newer version, without a hash.
 COMPILE := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
-	--no-header --no-annotate --generate-hashes --no-strip-extras --quiet
+	--no-header --no-annotate --generate-hashes --quiet
 
 pins: $(STAMP)
 	@$(COMPILE) pyproject.toml --extra dev --extra embedded -o requirements/dev.txt
