@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 export PYTHONWARNINGS ?=
 
-.PHONY: help setup demo test test-slow test-all lint format bench bench-pipeline bench-clients bench-pacing bench-library pins clean
+.PHONY: help setup demo test test-slow test-all lint format bench bench-pipeline bench-clients bench-pacing bench-library bench-airflow pins clean
 
 help:
 	@echo "make demo      rerank a table made from Python's own documentation, without key or service"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make bench     benchmarks, one after the other: figures, no verdicts (six minutes)"
 	@echo "make bench-library  look-ups in a score library of 100 million pairs (three minutes, 3 GB of disk)"
+	@echo "make bench-airflow  what Airflow adds to a run of the demo's table (a minute)"
 	@echo "make pins      compile requirements/ again"
 	@echo "make clean     remove .venv, the demo and caches"
 
@@ -65,6 +66,10 @@ bench-pacing: $(STAMP)
 bench-library: $(STAMP)
 	@echo "== library: a million pairs looked up among 100 million (three minutes, 3 GB of disk)"
 	@$(BIN)/python -m benchmarks.library
+
+bench-airflow: $(STAMP)
+	@echo "== airflow: the demo's table by the nightly DAG, and by the command's own code (a minute)"
+	@$(BIN)/python -m benchmarks.airflow_overhead
 
 COMPILE := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--no-header --no-annotate --generate-hashes --quiet

@@ -1,0 +1,110 @@
+"""What Airflow costs: the demo's table by the nightly DAG, and by ``rerank-jobs run``'s own code.
+
+Run it by hand: ``make bench-airflow``. Both score the same table anew, with the embedded
+endpoint, in this process: first the DAG once to warm up (Airflow builds its in-process API), then
+one after the other. What is printed are the two times, their difference and ratio, of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rerank_jobs.airflow.once import find_dags_folder, make_environment
+from rerank_jobs.cli.demo import JOB_FILE
+from rerank_jobs.report.demo_table import build_demo
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+__all__ = ["Measured", "measure", "set_up_airflow"]
+
+KEY = "2026-11-22"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds that the same table took, warm: by the DAG, and by ``run_partition``."""
+
+    dag: float
+    run: float
+    rows: int
+
+    @property
+    def difference(self) -> float:
+        """Seconds that Airflow adds."""
+        return self.dag - self.run
+
+
+def set_up_airflow(home: Path) -> DAG:
+    """Make an Airflow in ``home`` and return its nightly DAG; before anything imports Airflow."""
+    environment = make_environment(home, find_dags_folder(), os.environ)
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment, AIRFLOW__LOGGING__LOGGING_LEVEL="WARNING")
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.utils import db
+
+    db.initdb()
+    return DagBag(dag_folder=str(find_dags_folder())).dags["nightly_rerank"]
+
+
+def measure(dag: DAG, folder: Path, *, queries: int, candidates: int) -> Measured:
+    """Build the table once, run the DAG twice and the command's code once, each in a copy of it."""
+    from airflow.sdk import timezone
+
+    from rerank_jobs.job import run_partition
+    from rerank_jobs.job_file import load_job
+
+    made = folder / "made"
+    made.mkdir(parents=True)
+    table = build_demo(made, queries=queries, candidates=candidates, key=KEY)
+    (made / "rerank.yaml").write_text(JOB_FILE, encoding="utf-8")
+    instants = iter(range(1, 100))
+
+    def run_dag(job: Path) -> None:
+        at = timezone.coerce_datetime(datetime.now(UTC) + timedelta(seconds=next(instants)))
+        done = dag.test(run_after=at, logical_date=at, run_conf={"job": str(job), "partition": KEY})
+        assert str(done.state) == "success", done.state
+
+    def run_command(job: Path) -> None:
+        assert run_partition(load_job(job), KEY).generation is not None
+
+    def take_time(name: str, run: Callable[[Path], None]) -> float:
+        copy = folder / name
+        shutil.copytree(made, copy)
+        started = time.perf_counter()
+        run(copy / "rerank.yaml")
+        return time.perf_counter() - started
+
+    take_time("cold", run_dag)
+    dag_seconds = take_time("dag", run_dag)
+    return Measured(dag_seconds, take_time("run", run_command), table.rows)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=400)
+    parser.add_argument("--candidates", type=int, default=50)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dag = set_up_airflow(folder / "airflow")
+        found = measure(dag, folder, queries=arguments.queries, candidates=arguments.candidates)
+    print(f"{found.rows:,} rows")
+    print(f"  dag.test(), warm  {found.dag:6.1f} s")
+    print(f"  run               {found.run:6.1f} s")
+    print(f"  Airflow adds      {found.difference:6.1f} s, x {found.dag / found.run:.2f}")
+
+
+if __name__ == "__main__":
+    main()
