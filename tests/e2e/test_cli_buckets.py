@@ -91,6 +91,7 @@ def test_a_job_in_a_bucket_runs_verifies_and_runs_again_for_nothing(
     ]
 
 
+@pytest.mark.slow
 def test_an_earlier_generation_in_a_bucket_comes_back(
     tmp_path: Path, capsys: Capture, url: str, base: str
 ) -> None:
