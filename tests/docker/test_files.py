@@ -35,7 +35,9 @@ def find_tool(name: str) -> str:
     return found
 
 
-def compose(folder: Path, values: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:  # type: ignore[type-arg]
+def compose(
+    folder: Path, values: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
     """Run ``docker-compose config`` with exactly these variables."""
     env_file = folder / "env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
