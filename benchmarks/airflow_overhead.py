@@ -2,17 +2,18 @@
 
 Run it by hand: ``make bench-airflow``. Both score the same table anew, with the embedded
 endpoint, in this process: first the DAG once to warm up (Airflow builds its in-process API), then
-one after the other. What is printed are the two times, their difference and ratio, of one run.
+one after the other. Printed are the two times, their difference and ratio, of each round.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,8 +60,8 @@ def set_up_airflow(home: Path) -> DAG:
     return DagBag(dag_folder=str(find_dags_folder())).dags["nightly_rerank"]
 
 
-def measure(dag: DAG, folder: Path, *, queries: int, candidates: int) -> Measured:
-    """Build the table once, run the DAG twice and the command's code once, each in a copy of it."""
+def measure(dag: DAG, folder: Path, *, queries: int, candidates: int) -> Iterator[Measured]:
+    """Build the table and warm up; then yield rounds, in each of which both run on a copy of it."""
     from airflow.sdk import timezone
 
     from rerank_jobs.job import run_partition
@@ -70,7 +71,7 @@ def measure(dag: DAG, folder: Path, *, queries: int, candidates: int) -> Measure
     made.mkdir(parents=True)
     table = build_demo(made, queries=queries, candidates=candidates, key=KEY)
     (made / "rerank.yaml").write_text(JOB_FILE, encoding="utf-8")
-    instants = iter(range(1, 100))
+    instants = itertools.count(1)
 
     def run_dag(job: Path) -> None:
         at = timezone.coerce_datetime(datetime.now(UTC) + timedelta(seconds=next(instants)))
@@ -88,9 +89,10 @@ def measure(dag: DAG, folder: Path, *, queries: int, candidates: int) -> Measure
         return time.perf_counter() - started, time.process_time() - cpu
 
     take_time("cold", run_dag)
-    dag_seconds, dag_cpu = take_time("dag", run_dag)
-    run_seconds, run_cpu = take_time("run", run_command)
-    return Measured(dag_seconds, run_seconds, dag_cpu, run_cpu, table.rows)
+    for number in itertools.count():
+        dag_seconds, dag_cpu = take_time(f"dag-{number}", run_dag)
+        run_seconds, run_cpu = take_time(f"run-{number}", run_command)
+        yield Measured(dag_seconds, run_seconds, dag_cpu, run_cpu, table.rows)
 
 
 def main() -> None:
@@ -98,17 +100,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--candidates", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dag = set_up_airflow(folder / "airflow")
-        found = measure(dag, folder, queries=arguments.queries, candidates=arguments.candidates)
+        rounds = measure(dag, folder, queries=arguments.queries, candidates=arguments.candidates)
+        for found in itertools.islice(rounds, arguments.rounds):
+            show(found)
+
+
+def show(found: Measured) -> None:
+    """Print one round."""
     print(f"{found.rows:,} rows                 seconds   of CPU")
     print(f"  dag.test(), warm        {found.dag:8.1f} {found.dag_cpu:8.1f}")
     print(f"  run                     {found.run:8.1f} {found.run_cpu:8.1f}")
     cpu, times = found.dag_cpu - found.run_cpu, found.dag_cpu / found.run_cpu
     print(f"  Airflow adds            {found.difference:8.1f} {cpu:8.1f}")
-    print(f"  ratio                   {found.dag / found.run:8.2f} {times:8.2f}")
+    print(f"  ratio                   {found.dag / found.run:8.2f} {times:8.2f}", flush=True)
 
 
 if __name__ == "__main__":
