@@ -209,12 +209,12 @@ def _bound(job: Job, state: Store, folder: str, pairs: Pairs) -> float | None:
     caps = read_caps(job, state, time.time(), ours=folder)
     told = "".join(f", {cap.key}: {cap.describe()}" for cap in caps)
     most += [cap.left_usd for cap in caps]
-    if price > min(most):
+    if price > round(min(most), 6):  # a difference of floats must not refuse an equal one
         raise BudgetStop(
             f"job {job.name}: the canary costs {show_usd(price)}, over what a budget has left"
             f"{told}: nothing is sent; raise it, or run again when it starts anew"
         )
-    return min(most)
+    return max(price, min(most))
 
 
 def _send(job: Job, pairs: Pairs, most_usd: float | None) -> _Sent:

@@ -124,15 +124,16 @@ def test_readings_of_other_pairs_are_not_compared(
 
 
 def test_budgets_bound_the_canary_and_count_it(tmp_path: Path, capsys: Capture) -> None:
-    """A day's budget of $0.0015 pays one reading; the second and a run send nothing."""
+    """A day's budget of $0.003 pays three readings; the fourth and a run send nothing."""
     with serve("--scorer", "instant") as url:
-        changes = {"endpoint": {"url": url}, "budget": {"max_usd_per_day": 0.0015}}
+        changes = {"endpoint": {"url": url}, "budget": {"max_usd_per_day": 0.003}}
         job = set_up(tmp_path, changes)
-        call_json(capsys, "canary", job)
-        call(capsys, "canary", job).assert_says(3, "the canary costs $0.001", "$0.001 of $0.0015")
-        call(capsys, "run", job).assert_says(3, "budget.max_usd_per_day: $0.001 of $0.0015")
-        assert read_stats(url)["requests"] == 1
-    assert len(list_records(job)) == 1
+        for _ in range(3):
+            call_json(capsys, "canary", job)
+        call(capsys, "canary", job).assert_says(3, "the canary costs $0.001", "$0.003 of $0.003")
+        call(capsys, "run", job).assert_says(3, "budget.max_usd_per_day: $0.003 of $0.003")
+        assert read_stats(url)["requests"] == 3
+    assert len(list_records(job)) == 3
 
 
 def test_a_stop_has_its_own_code_and_its_record_has_no_reading(
