@@ -19,8 +19,8 @@ def rank_as_shown(results: Sequence[Row], position: str | None) -> list[int]:
 
     def key(index: int) -> tuple[float, int]:
         shown = results[index][position] if position else None
-        missing = shown is None or math.isnan(shown)
-        return (math.inf if missing else shown), results[index]["rerank_first_stage_rank"]
+        place = math.inf if shown is None or math.isnan(shown) else float(shown)
+        return place, results[index]["rerank_first_stage_rank"]
 
     order = sorted(range(len(results)), key=key)
     return [order.index(index) + 1 for index in range(len(results))]

@@ -14,6 +14,7 @@ from typing import Any
 from rerank_jobs.airflow.progress import log_progress
 from rerank_jobs.config import Job
 from rerank_jobs.embedded import identify_scorer
+from rerank_jobs.enriching import enrich_partition
 from rerank_jobs.errors import JobError
 from rerank_jobs.job import (
     Planned,
@@ -26,7 +27,7 @@ from rerank_jobs.job import (
 from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import Generation
 
-__all__ = ["plan", "publish", "score"]
+__all__ = ["plan", "publish", "score", "summarize"]
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,36 @@ def publish(
         figures["output"],
     )
     return figures
+
+
+def summarize(job_file: str, partition: str, owner: dict[str, Any]) -> dict[str, Any]:
+    """Summarise what is published of a search log; return the partition's figures as JSON.
+
+    They are the row of the contract ``day_summary``, and where both tables of summaries are.
+
+    Raises:
+        JobError, InputError, StateError, Busy, Fenced: see ``rerank_jobs.enriching``.
+
+    """
+    found = enrich_partition(load_job(Path(job_file).expanduser()), partition, owner=owner)
+    day = found.day
+    log.info(
+        "Summaries of partition %s (generation %d) %s: %s searches, %s with clicks, mean reciprocal"
+        " rank of the click %s as shown, %s reranked",
+        partition,
+        found.generation,
+        "written" if found.changed else "stand already",
+        f"{day['searches']:,}",
+        f"{day['searches_with_clicks']:,}",
+        day["click_mrr_before"],
+        day["click_mrr_after"],
+    )
+    return {
+        **day,
+        "published_at": day["published_at"].isoformat(),
+        "searches_path": found.searches_path,
+        "day_path": found.day_path,
+    }
 
 
 def _load(job_file: str, conn_id: str) -> Job:

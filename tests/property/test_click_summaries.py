@@ -15,13 +15,13 @@ from rerank_jobs.report.searches import SearchColumns, summarise_searches
 from tests.click_oracle import Row, describe_day, describe_search
 
 ITEM = pa.struct(
-    {
-        "position": pa.float64(),
-        "clicked": pa.float64(),
-        "rerank_rank": pa.int32(),
-        "rerank_first_stage_rank": pa.int32(),
-        "rerank_status": pa.string(),
-    }
+    [
+        ("position", pa.float64()),
+        ("clicked", pa.float64()),
+        ("rerank_rank", pa.int32()),
+        ("rerank_first_stage_rank", pa.int32()),
+        ("rerank_status", pa.string()),
+    ]
 )
 LOG = pa.schema({"search_id": pa.int64(), "results": pa.list_(ITEM)})
 

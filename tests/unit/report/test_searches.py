@@ -13,6 +13,17 @@ from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.errors import InputError
 from rerank_jobs.report.searches import SearchColumns, summarise_searches
 
+RESULTS = pa.list_(
+    pa.struct(
+        [
+            ("clicked", pa.bool_()),
+            ("rerank_rank", pa.int32()),
+            ("rerank_first_stage_rank", pa.int32()),
+            ("rerank_status", pa.string()),
+        ]
+    )
+)
+
 COLUMNS = SearchColumns("results", "clicked", position="position")
 
 
@@ -115,15 +126,7 @@ def test_a_time_that_is_text_is_refused() -> None:
 
 
 def read_time(values: pa.Array[Any]) -> Any:
-    kind = pa.struct(
-        {
-            "clicked": pa.bool_(),
-            "rerank_rank": pa.int32(),
-            "rerank_first_stage_rank": pa.int32(),
-            "rerank_status": pa.string(),
-        }
-    )
-    results = pa.array([[]], pa.list_(kind))
+    results = pa.array([[]], RESULTS)
     batch = pa.RecordBatch.from_arrays([results, values], names=["results", "at"])
     columns = SearchColumns("results", "clicked", time="at")
     return summarise_searches(batch, columns).to_pylist()[0]["searched_at"]
@@ -131,23 +134,7 @@ def read_time(values: pa.Array[Any]) -> Any:
 
 def test_a_summary_has_the_types_of_its_contract() -> None:
     """An empty log gives no row and every column of the contract but those that name the file."""
-    empty = pa.RecordBatch.from_pylist(
-        [],
-        schema=pa.schema(
-            {
-                "results": pa.list_(
-                    pa.struct(
-                        {
-                            "clicked": pa.bool_(),
-                            "rerank_rank": pa.int32(),
-                            "rerank_first_stage_rank": pa.int32(),
-                            "rerank_status": pa.string(),
-                        }
-                    )
-                )
-            }
-        ),
-    )
+    empty = pa.RecordBatch.from_pylist([], schema=pa.schema({"results": RESULTS}))
     table = summarise_searches(empty, SearchColumns("results", "clicked"))
     assert table.num_rows == 0
     assert list(table.schema) == list(arrow_schema("search_summary"))[4:]
