@@ -64,10 +64,13 @@ def run_fresh(script: str, file: Path) -> Any:
 
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
 def test_importing_costs_little_beyond_airflow_itself(file: Path) -> None:
-    """The best of a few imports takes less than 0.3 s once airflow.sdk is there."""
-    found = [run_fresh(TIME, file) for _ in range(ATTEMPTS)]
-    assert min(seconds for seconds, _ in found) < LIMIT_SECONDS
-    assert {"pyarrow", "duckdb", "numpy"}.isdisjoint(found[0][1])
+    """One of a few imports takes less than 0.3 s once airflow.sdk is there, and none is heavy."""
+    for _ in range(ATTEMPTS):
+        seconds, modules = run_fresh(TIME, file)
+        assert {"pyarrow", "duckdb", "numpy"}.isdisjoint(modules)
+        if seconds < LIMIT_SECONDS:
+            return
+    pytest.fail(f"{seconds:.2f} s")
 
 
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
