@@ -66,3 +66,16 @@ def write_log_job(folder: Path, **parts: Any) -> Path:
 def write_searches(folder: Path, day: str, searches: Sequence[Row]) -> None:
     """Write a partition of the log."""
     write_table(folder / "log" / f"ds={day}" / "log.parquet", searches)
+
+
+def read_files(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Return bytes, time of the last change and inode of every file below a folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes(),
+            path.stat().st_mtime_ns,
+            path.stat().st_ino,
+        )
+        for path in paths
+    }

@@ -14,7 +14,7 @@ from rerank_jobs.job_file import load_job
 from rerank_jobs.storage import LocalStore, Put
 from tests.click_oracle import describe_day, describe_search
 from tests.dags.conftest import tasks_of
-from tests.log_kit import make_searches, write_log_job, write_searches
+from tests.log_kit import make_searches, read_files, write_log_job, write_searches
 from tests.unit.cli.kit import CANARIES
 
 if TYPE_CHECKING:
@@ -40,11 +40,6 @@ def summary_of(run: DagRun) -> dict[str, Any]:
     assert instance is not None
     value: dict[str, Any] = instance.xcom_pull(task_ids="summarize")
     return value
-
-
-def read_files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 def test_it_follows_the_log_by_partition_and_summarises_what_is_published(dag_bag: DagBag) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -20,8 +19,8 @@ from rerank_jobs.job_file import load_job, parse_job
 from rerank_jobs.storage import LocalStore, open_store
 from tests.builders import LOG_COLUMNS
 from tests.click_oracle import describe_day, describe_search
-from tests.log_kit import COLUMNS, make_searches, write_log_job, write_searches
-from tests.unit.cli.kit import CANARIES, Row, call, call_json, read_stats, serve
+from tests.log_kit import COLUMNS, make_searches, read_files, write_log_job, write_searches
+from tests.unit.cli.kit import CANARIES, Row, call, call_json, merge, read_stats, serve
 
 Capture = pytest.CaptureFixture[str]
 
@@ -47,6 +46,15 @@ def set_up(folder: Path, searches: list[Row] | None = None, **parts: Any) -> Pat
     path = write_log_job(folder, **parts)
     run_partition(load_job(path), DAY)
     return path
+
+
+@pytest.fixture(scope="module")
+def enriched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder whose log of several parts is published and summarised."""
+    folder = tmp_path_factory.mktemp("enriched")
+    job = set_up(folder, make_searches(30, clicks=2), shards={"rows_per_shard": 10})
+    assert enrich_partition(load_job(job), DAY).changed
+    return folder
 
 
 def test_real_clicks_before_and_after(shared_data: Path, tmp_path: Path) -> None:
@@ -93,15 +101,14 @@ def test_real_clicks_before_and_after(shared_data: Path, tmp_path: Path) -> None
     assert figures["click_mrr_before"] == pytest.approx(0.6439, abs=0.0001)
 
 
-def test_summaries_of_a_log_are_those_of_its_published_rows(tmp_path: Path) -> None:
+def test_summaries_of_a_log_are_those_of_its_published_rows(enriched: Path) -> None:
     """Rows of both tables equal what plain Python finds in the published table, and name it."""
-    set_up(tmp_path, make_searches(30, clicks=2), shards={"rows_per_shard": 10})
-    found = enrich_partition(load_job(tmp_path / "job.yaml"), DAY)
-    published = read_published(tmp_path)
+    found = enrich_partition(load_job(enriched / "job.yaml"), DAY)
+    published = read_published(enriched)
     wanted = [describe_search(row["results"]) for row in published]
 
-    rows, (day,) = read_summary(tmp_path, "searches"), read_summary(tmp_path, "days")
-    parts = {path.name: pq.ParquetFile(path).read().to_pylist() for path in list_parts(tmp_path)}
+    rows, (day,) = read_summary(enriched, "searches"), read_summary(enriched, "days")
+    parts = {path.name: pq.ParquetFile(path).read().to_pylist() for path in list_parts(enriched)}
     assert len(parts) > 1
     assert [{name: row[name] for name in wanted[0]} for row in rows] == wanted
     assert [row["search_id"] for row in rows] == [row["search_id"] for row in published]
@@ -120,10 +127,9 @@ def list_parts(folder: Path) -> list[Path]:
     return sorted((folder / "out" / f"ds={DAY}").glob("*.parquet"))
 
 
-def test_files_have_the_types_of_their_contracts_and_hold_no_text(tmp_path: Path) -> None:
+def test_files_have_the_types_of_their_contracts_and_hold_no_text(enriched: Path) -> None:
     """Both files carry exactly their contract's columns; no query and no document is in them."""
-    set_up(tmp_path)
-    found = enrich_partition(load_job(tmp_path / "job.yaml"), DAY)
+    found = enrich_partition(load_job(enriched / "job.yaml"), DAY)
     for path, name in (
         (found.searches_path, "search_summary"),
         (found.day_path, "day_summary"),
@@ -203,22 +209,12 @@ def test_a_query_that_occurs_a_thousand_times_is_paid_once(tmp_path: Path, url: 
     assert {len(set(row["clicked_ranks_before"])) for row in rows} == {1}
 
 
-def test_the_same_generation_again_changes_nothing(tmp_path: Path, capsys: Capture) -> None:
-    """A second command says that nothing changed and leaves files and their times as they were."""
-    job = set_up(tmp_path)
-    first = call_json(capsys, "enrich", job, "--partition", DAY)
-    before = read_files(tmp_path / "out.summaries")
-    second = call_json(capsys, "enrich", job, "--partition", DAY)
-    assert (first.pop("changed"), second.pop("changed")) == (True, False)
-    assert first == second
-    assert read_files(tmp_path / "out.summaries") == before
-
-
-def read_files(folder: Path) -> dict[Path, tuple[bytes, int, int]]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        path: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) for path in paths
-    }
+def test_the_same_generation_again_changes_nothing(enriched: Path, capsys: Capture) -> None:
+    """The command says that nothing changed, and leaves files and their times as they were."""
+    before = read_files(enriched / "out.summaries")
+    found = call_json(capsys, "enrich", enriched / "job.yaml", "--partition", DAY)
+    assert (found["changed"], found["generation"], found["day"]["searches"]) == (False, 1, 30)
+    assert read_files(enriched / "out.summaries") == before
 
 
 def test_a_new_generation_supersedes_once_its_summaries_are_there(
@@ -283,20 +279,18 @@ def test_summaries_in_a_bucket(tmp_path: Path, request: pytest.FixtureRequest, k
     assert [row["search_id"] for row in rows] == [f"s{number}" for number in range(12)]
 
 
-def test_the_command_prints_a_short_block(tmp_path: Path, capsys: Capture) -> None:
+def test_the_command_prints_a_short_block(enriched: Path, capsys: Capture) -> None:
     """Counts, both mean reciprocal ranks, shares, movement, price and where the tables are."""
-    job = set_up(tmp_path)
-    outcome = call(capsys, "enrich", job, "--partition", DAY)
-    (row,) = read_summary(tmp_path, "days")
+    outcome = call(capsys, "enrich", enriched / "job.yaml", "--partition", DAY)
+    (row,) = read_summary(enriched, "days")
     lines = outcome.out.splitlines()
     assert (outcome.code, outcome.err, len(lines)) == (0, "", 8)
-    assert lines[0] == f"Generation 1, partition {DAY}: summaries written"
-    assert lines[1] == "Searches: 12, 12 with results, 12 with clicks, 4 distinct queries"
+    assert lines[0] == f"Generation 1, partition {DAY}: summaries unchanged"
+    assert lines[1] == "Searches: 30, 30 with results, 30 with clicks, 4 distinct queries"
     assert f"{row['click_mrr_before']:.3f} as shown, {row['click_mrr_after']:.3f}" in lines[2]
     assert f"{row['improved_share']:.1%} improved" in lines[3]
-    assert (
-        lines[6] == f"Searches in {next((tmp_path / 'out.summaries/searches').rglob('*.parquet'))}"
-    )
+    (path,) = (enriched / "out.summaries" / "searches").rglob("*.parquet")
+    assert lines[6] == f"Searches in {path}"
 
 
 @pytest.mark.parametrize(
@@ -310,18 +304,15 @@ def test_the_command_prints_a_short_block(tmp_path: Path, capsys: Capture) -> No
     ids=["no such time", "time is text", "no clicks", "nested"],
 )
 def test_what_cannot_be_summarised_is_one_line(
-    tmp_path: Path, capsys: Capture, change: dict[str, Any], words: str
+    enriched: Path, capsys: Capture, change: dict[str, Any], words: str
 ) -> None:
     """The line names the key of the job file; nothing is written."""
-    path = set_up(tmp_path)
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for part, keys in copy.deepcopy(change).items():
-        columns = keys.pop("columns", {})
-        data[part].update(keys)
-        data[part].get("columns", {}).update(columns)
-    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    before = read_files(enriched / "out.summaries")
+    data = yaml.safe_load((enriched / "job.yaml").read_text(encoding="utf-8"))
+    path = enriched / "changed.yaml"
+    path.write_text(yaml.safe_dump(merge(data, change)), encoding="utf-8")
     call(capsys, "enrich", path, "--partition", DAY).assert_says(2, words)
-    assert not (tmp_path / "out.summaries").exists()
+    assert read_files(enriched / "out.summaries") == before
 
 
 def test_only_what_is_published_and_whole_is_summarised(tmp_path: Path, capsys: Capture) -> None:
