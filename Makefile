@@ -34,7 +34,8 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m "slow and not alone" -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -q -m alone
 
 test-all: test test-slow
 
