@@ -35,6 +35,7 @@ from rerank_jobs.report.searches import (
 from rerank_jobs.storage import Put, Store, open_store, scratch_folder, sha256_of_file
 from rerank_jobs.tables.sink import choose_row_group, write_parquet
 from rerank_jobs.tables.sources import quote, quote_text
+from rerank_jobs.upkeep import check_state, prepare_state
 
 __all__ = ["Enriched", "enrich_partition"]
 
@@ -81,6 +82,8 @@ def enrich_partition(
     check_partition_key(partition)
     columns = _find_columns(job)
     roots, store = open_roots(job), open_store(job.summaries_root)
+    if check_state(roots.state) is not None:
+        prepare_state(roots.state)
     for _ in range(MOST_TRIES):
         current = read_current(roots.state, partition)
         if current is None:
@@ -164,7 +167,7 @@ def _write_summaries(
             queries=_count_queries(job, roots, generation, folder),
             clicks_rejected=sum(count_clicks(path, columns) for path in rejected),
         )
-    except (pa.ArrowException, duckdb.Error, OSError) as error:
+    except (pa.ArrowException, duckdb.IOException, duckdb.InvalidInputException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise _explain_damage(roots.output.location) from None  # a wrong checksum is an OSError too

@@ -316,14 +316,19 @@ def test_what_cannot_be_summarised_is_one_line(
 
 
 def test_only_what_is_published_and_whole_is_summarised(tmp_path: Path, capsys: Capture) -> None:
-    """Nothing published, a part cut short or gone: each is one line, and publish mends the part."""
+    """Nothing published, a part damaged or gone: each is one line, and publish mends the part."""
     job = set_up(tmp_path)
     unknown = call(capsys, "enrich", job, "--partition", "2026-11-23")
     unknown.assert_says(2, "nothing is published for partition 2026-11-23")
     (part,) = list_parts(tmp_path)
-    part.unlink()
-    gone = call(capsys, "enrich", job, "--partition", DAY)
-    gone.assert_says(2, "gone or damaged", "rerank-jobs publish")
+    whole = part.read_bytes()
+    flipped = whole[:4] + bytes(255 - byte for byte in whole[4:200]) + whole[200:]
+    for content in (None, whole[:-1], flipped):
+        part.unlink(missing_ok=True)  # it shares its bytes with the copy under state
+        if content is not None:
+            part.write_bytes(content)
+        damaged = call(capsys, "enrich", job, "--partition", DAY)
+        damaged.assert_says(2, "gone or damaged", "rerank-jobs publish")
     call(capsys, "publish", job, "--partition", DAY)
     assert call(capsys, "enrich", job, "--partition", DAY).code == 0
 
