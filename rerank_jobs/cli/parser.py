@@ -78,10 +78,16 @@ def _add_job_commands(commands: Commands) -> None:
     evaluate = _add(
         commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after"
     )
+    enrich = _add(
+        commands,
+        "enrich",
+        "enrich:enrich",
+        "summarise a published search log: clicked results before and after, by search and day",
+    )
     doctor = _add(
         commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
     )
-    for parser in (run, plan, publish, paths, verify, report, evaluate, doctor):
+    for parser in (run, plan, publish, paths, verify, report, evaluate, enrich, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument(
             "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
