@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from tests.dags.local_airflow import Ask, run_airflow
 pytestmark = [pytest.mark.dags, pytest.mark.slow]
 
 RUN_SECONDS = 300.0
-NIGHT = "2026-11-22"
+# The scheduler itself starts the night that is due: at 02:00 for the day before.
+NIGHT = str((datetime.now(UTC) - timedelta(hours=26)).date())
 RUNS = "/dags/nightly_rerank/dagRuns"
 
 LATE = """
@@ -99,9 +101,8 @@ def test_a_late_night_is_told_and_a_cleared_one_pays_nothing(
             "RERANK_JOBS_PARALLEL": "2",
         }
         with run_airflow(home, variables, triggerer=True) as ask:
-            order: dict[str, Any] = {"logical_date": None, "partition_key": NIGHT, "conf": {}}
-            wait_for("the DAG does not appear", lambda: ask("/dags/nightly_rerank"))
-            run = ask(RUNS, order)["dag_run_id"]
+            (due,) = wait_for("the night is not started", lambda: ask(RUNS)["dag_runs"])
+            run = due["dag_run_id"]
             first = finish(ask, run)
             published = read_xcom(ask, run, "rerank.publish")
             progress = read_progress(ask, run)
@@ -112,6 +113,7 @@ def test_a_late_night_is_told_and_a_cleared_one_pays_nothing(
             late = home / "plugins" / "late.txt"
             wait_for("nobody is told that the run is late", late.exists)
 
+    assert due["partition_key"] == NIGHT
     assert {name.rpartition(".")[0] for name in first} == {
         "wait_for_input",
         *(f"rerank.{task}" for task in ("plan", "score", "publish", "report")),
