@@ -46,9 +46,16 @@ _COMPONENTS = (
 )
 
 
+_TRIGGERER = ("triggerer", "--skip-serve-logs")
+
+
 @contextlib.contextmanager
 def run_airflow(
-    home: Path, variables: Mapping[str, str], login: Mapping[str, str] | None = None
+    home: Path,
+    variables: Mapping[str, str],
+    login: Mapping[str, str] | None = None,
+    *,
+    triggerer: bool = False,
 ) -> Iterator[Ask]:
     """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
 
@@ -61,7 +68,7 @@ def run_airflow(
     airflow = [sys.executable, "-m", "airflow"]
     subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
     with contextlib.ExitStack() as stack:
-        for component in _COMPONENTS:
+        for component in (*_COMPONENTS, *([_TRIGGERER] if triggerer else [])):
             output = stack.enter_context((home / f"{component[0]}.out").open("wb"))
             process = subprocess.Popen(
                 [*airflow, *component], env=environment, stdout=output, stderr=output
