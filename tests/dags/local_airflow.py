@@ -34,8 +34,13 @@ _COMPONENTS = (
 )
 
 
+_TRIGGERER = ("triggerer", "--skip-serve-logs")
+
+
 @contextlib.contextmanager
-def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
+def run_airflow(
+    home: Path, variables: Mapping[str, str], *, triggerer: bool = False
+) -> Iterator[Ask]:
     """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
 
     Yields ``ask(path, data)``, which calls the REST API and returns what it answers.
@@ -46,7 +51,7 @@ def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
     airflow = [sys.executable, "-m", "airflow"]
     subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
     with contextlib.ExitStack() as stack:
-        for component in _COMPONENTS:
+        for component in (*_COMPONENTS, *([_TRIGGERER] if triggerer else [])):
             output = stack.enter_context((home / f"{component[0]}.out").open("wb"))
             process = subprocess.Popen(
                 [*airflow, *component], env=environment, stdout=output, stderr=output
