@@ -69,6 +69,9 @@ def _add_job_commands(commands: Commands) -> None:
     verify = _add(
         commands, "verify", "inspect:verify", "read what was published again and check it"
     )
+    report = _add(
+        commands, "report", "report:report", "say what a published generation did and cost"
+    )
     evaluate = _add(
         commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after"
     )
@@ -81,7 +84,7 @@ def _add_job_commands(commands: Commands) -> None:
     doctor = _add(
         commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
     )
-    for parser in (run, plan, publish, paths, verify, evaluate, enrich, doctor):
+    for parser in (run, plan, publish, paths, verify, report, evaluate, enrich, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument(
             "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
@@ -91,6 +94,7 @@ def _add_job_commands(commands: Commands) -> None:
         )
     _add_run_options(run, plan)
     _add_generations(publish, paths)
+    _add_report_options(report)
     _add_evaluate_options(evaluate)
 
 
@@ -149,6 +153,15 @@ def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentP
     )
     which.add_argument(
         "--generations", action="store_true", help="list all generations, newest first"
+    )
+
+
+def _add_report_options(report: argparse.ArgumentParser) -> None:
+    report.add_argument(
+        "--generation", type=_positive, metavar="N", help="an earlier generation than the current"
+    )
+    report.add_argument(
+        "--html", type=Path, metavar="FILE", help="write it as a page that stands alone, too"
     )
 
 

@@ -179,9 +179,9 @@ def tasks_of(run: DagRun) -> dict[tuple[str, int], tuple[str, int]]:
     }
 
 
-def result_of(run: DagRun, group: str = "rerank") -> dict[str, Any]:
-    """Return what ``publish`` said."""
-    instance = run.get_task_instance(f"{group}.publish")
+def result_of(run: DagRun, group: str = "rerank", task: str = "publish") -> dict[str, Any]:
+    """Return what ``publish``, or another task, said."""
+    instance = run.get_task_instance(f"{group}.{task}")
     assert instance is not None
     value: dict[str, Any] = instance.xcom_pull(task_ids=instance.task_id)
     return value
