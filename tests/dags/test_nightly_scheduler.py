@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import tempfile
 import time
@@ -38,14 +39,12 @@ def note(late):
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Return the folder of an Airflow of this test's own, with the nightly DAG and a late hook."""
+    """Return the folder of an Airflow of this test's own, with a hook for late runs."""
     with tempfile.TemporaryDirectory(prefix="rerank-jobs-airflow-", dir=MEMORY) as folder:
         home = Path(folder)
         (home / "dags").mkdir()
         (home / "plugins").mkdir()  # on the path of each of Airflow's processes
         (home / "plugins" / "shop_late.py").write_text(LATE, encoding="utf-8")
-        text = (find_dags_folder() / "nightly_rerank.py").read_text(encoding="utf-8")
-        (home / "dags" / "nightly_rerank.py").write_text(text, encoding="utf-8")
         yield home
 
 
@@ -91,6 +90,7 @@ def test_a_late_night_is_told_and_a_cleared_one_pays_nothing(
         server.bind(("127.0.0.1", 0))
         server.setblocking(False)
         variables = {
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
             "AIRFLOW__METRICS__STATSD_ON": "True",
             "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
             "AIRFLOW__METRICS__STATSD_PORT": str(server.getsockname()[1]),
@@ -101,6 +101,8 @@ def test_a_late_night_is_told_and_a_cleared_one_pays_nothing(
             "RERANK_JOBS_PARALLEL": "2",
         }
         with run_airflow(home, variables, triggerer=True) as ask:
+            # Only now: a night that is due starts at once, and its tasks need the api-server.
+            shutil.copy(find_dags_folder() / "nightly_rerank.py", home / "dags")
             (due,) = wait_for("the night is not started", lambda: ask(RUNS)["dag_runs"])
             run = due["dag_run_id"]
             first = finish(ask, run)
