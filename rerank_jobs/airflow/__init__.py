@@ -9,14 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_jobs.airflow.canary import canary_task
     from rerank_jobs.airflow.enrichment import summarize_searches
     from rerank_jobs.airflow.sensor import PartitionSensor
     from rerank_jobs.airflow.task_group import rerank_task_group
 
-__all__ = ["PartitionSensor", "rerank_task_group", "summarize_searches"]
+__all__ = ["PartitionSensor", "canary_task", "rerank_task_group", "summarize_searches"]
 
 _PLACES = {
     "PartitionSensor": "sensor",
+    "canary_task": "canary",
     "rerank_task_group": "task_group",
     "summarize_searches": "enrichment",
 }
