@@ -72,13 +72,22 @@ def _add_job_commands(commands: Commands) -> None:
     verify = _add(
         commands, "verify", "inspect:verify", "read what was published again and check it"
     )
+    report = _add(
+        commands, "report", "report:report", "say what a published generation did and cost"
+    )
     evaluate = _add(
         commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after"
+    )
+    enrich = _add(
+        commands,
+        "enrich",
+        "enrich:enrich",
+        "summarise a published search log: clicked results before and after, by search and day",
     )
     doctor = _add(
         commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
     )
-    for parser in (run, plan, publish, paths, verify, evaluate, doctor):
+    for parser in (run, plan, publish, paths, verify, report, evaluate, enrich, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument(
             "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
@@ -88,6 +97,7 @@ def _add_job_commands(commands: Commands) -> None:
         )
     _add_run_options(run, plan)
     _add_generations(publish, paths)
+    _add_report_options(report)
     _add_evaluate_options(evaluate)
 
 
@@ -146,6 +156,15 @@ def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentP
     )
     which.add_argument(
         "--generations", action="store_true", help="list all generations, newest first"
+    )
+
+
+def _add_report_options(report: argparse.ArgumentParser) -> None:
+    report.add_argument(
+        "--generation", type=_positive, metavar="N", help="an earlier generation than the current"
+    )
+    report.add_argument(
+        "--html", type=Path, metavar="FILE", help="write it as a page that stands alone, too"
     )
 
 

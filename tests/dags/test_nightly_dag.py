@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rerank_jobs.airflow.once import find_dags_folder
 from rerank_jobs.job import open_roots
 from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import read_current
@@ -25,9 +26,11 @@ NIGHT = "2026-11-22"
 
 
 def test_the_dags_import_without_errors(dag_bag: DagBag) -> None:
-    """Airflow finds the nightly DAG and one with a task group of its own, and no import error."""
+    """Airflow finds every DAG that comes with us and those of the tests, and no import error."""
     assert dag_bag.import_errors == {}
-    assert {"nightly_rerank", "own_rerank"} <= set(dag_bag.dags)
+    ours = {path.stem for path in find_dags_folder().glob("*.py")}
+    assert {"nightly_rerank", "search_log_enrichment", "model_canary"} <= ours
+    assert set(dag_bag.dags) == ours | {"own_rerank", "own_canary"}
 
 
 def test_nightly_waits_plans_scores_publishes_and_reports(dag_bag: DagBag) -> None:
