@@ -29,7 +29,7 @@ def test_the_dags_import_without_errors(dag_bag: DagBag) -> None:
     """Airflow finds every DAG that comes with us and those of the tests, and no import error."""
     assert dag_bag.import_errors == {}
     ours = {path.stem for path in find_dags_folder().glob("*.py")}
-    assert {"nightly_rerank", "search_log_enrichment", "model_canary"} <= ours
+    assert {"nightly_rerank", "model_canary"} <= ours
     assert set(dag_bag.dags) == ours | {"own_rerank", "own_canary"}
 
 
