@@ -30,16 +30,19 @@ def test_the_dags_import_without_errors(dag_bag: DagBag) -> None:
     assert set(dag_bag.dags) == {"nightly_rerank", "own_rerank"}
 
 
-def test_nightly_is_plan_then_mapped_score_then_publish(dag_bag: DagBag) -> None:
-    """The DAG is a chain of three tasks; scoring is mapped; publishing survives a skip."""
+def test_nightly_waits_plans_scores_publishes_and_reports(dag_bag: DagBag) -> None:
+    """The DAG is a chain of five tasks; scoring is mapped; what follows it survives a skip."""
     dag = dag_bag.dags["nightly_rerank"]
     assert {task.task_id: set(task.downstream_task_ids) for task in dag.tasks} == {
+        "wait_for_input": {"rerank.plan"},
         "rerank.plan": {"rerank.score", "rerank.publish"},
-        "rerank.score": {"rerank.publish"},
-        "rerank.publish": set(),
+        "rerank.score": {"rerank.publish", "rerank.report"},
+        "rerank.publish": {"rerank.report"},
+        "rerank.report": set(),
     }
     assert dag.get_task("rerank.score").is_mapped
-    assert dag.get_task("rerank.publish").trigger_rule == "none_failed"
+    for task in ("rerank.publish", "rerank.report"):
+        assert dag.get_task(task).trigger_rule == "none_failed"
     assert all(task.retries == 3 for task in dag.tasks)
 
 
@@ -68,11 +71,13 @@ def test_a_night_publishes_and_the_same_night_again_sends_nothing(
 
     assert first.state == "success"
     assert tasks_of(first) == {
+        ("wait_for_input", -1): ("success", 1),
         ("rerank.plan", -1): ("success", 1),
         ("rerank.score", 0): ("success", 1),
         ("rerank.score", 1): ("success", 1),
         ("rerank.score", 2): ("success", 1),
         ("rerank.publish", -1): ("success", 1),
+        ("rerank.report", -1): ("success", 1),
     }
     assert (found.problems, found.rows) == ((), 60)
     assert said["documents"] == {"scored": 60, "reused": 0, "single": 0, "failed": 0}
