@@ -92,6 +92,19 @@ class Family:
             record.write(orjson.dumps(asdict(child)) + b"\n")
         return child
 
+    def run(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Run a process to its end.
+
+        Raises:
+            RuntimeError: it failed; the message holds the end of its log.
+
+        """
+        child = self.start(name, command, environment, wave=0)
+        popen = self._popens[-1]
+        if popen.wait() != 0:
+            self.check()
+        self.forget(child)
+
     def check(self) -> None:
         """Make sure that every process that was started and not killed on purpose still runs.
 

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -55,13 +54,20 @@ class Cluster:
     settings: Mapping[str, str]
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any], key: str | None = None) -> str:
-        """Start a run, with a partition key if one is given, once the DAG is known; return its id."""
+        """Start a run, with a partition key if one is given, once the DAG is known; return its id.
+
+        Raises:
+            RuntimeError: Airflow refuses; the message holds its answer.
+
+        """
         body = {"logical_date": None, "conf": dict(conf), "partition_key": key}
         until = time.monotonic() + START_SECONDS
         while True:
             answer = self.api.post(f"/dags/{dag_id}/dagRuns", json=body)
+            if answer.is_success:
+                return str(answer.json()["dag_run_id"])
             if answer.status_code != httpx.codes.NOT_FOUND or time.monotonic() > until:
-                return str(answer.raise_for_status().json()["dag_run_id"])
+                raise RuntimeError(f"no run of {dag_id}: {answer.text}")
             time.sleep(POLL_SECONDS)
 
     def wait_for_run(
@@ -160,7 +166,7 @@ def run_cluster(
         settings = make_settings(plan)
         tell("two workers, and the database's tables")
         _start_workers(family, settings)
-        _migrate(settings, plan)
+        family.run("migration", [*_AIRFLOW, "db", "migrate"], settings)
         tell("api-server, scheduler, dag-processor and triggerer")
         _start_components(family, settings)
         with httpx.Client(base_url=f"{plan.url}/api/v2", timeout=60.0, trust_env=False) as api:
@@ -182,10 +188,8 @@ def _start_stores(family: Family, plan: Plan, programs: Programs) -> None:
         shutil.chown(word, POSTGRES_USER)
     initdb = [*programs.as_postgres, programs.initdb, "-D", str(data), "-U", "airflow"]
     initdb += ["-A", "scram-sha-256", "--pwfile", str(word), "-N", "-E", "UTF8", "--locale=C"]
-    done = subprocess.run(initdb, cwd="/", check=False, capture_output=True, text=True)
+    family.run("initdb", initdb, {**os.environ, "PWD": "/"})
     word.unlink()
-    if done.returncode:
-        raise RuntimeError(f"Postgres cannot make its files in {data}:\n{done.stderr[-2000:]}")
     options = ["max_connections=200", "unix_socket_directories=", *_POSTGRES_OPTIONS]
     server = [*programs.as_postgres, programs.postgres, "-D", str(data), "-h", HOST]
     server += ["-p", str(plan.postgres), *(part for one in options for part in ("-c", one))]
@@ -194,13 +198,6 @@ def _start_stores(family: Family, plan: Plan, programs: Programs) -> None:
     redis += ["--save", "", "--appendonly", "no"]
     family.start("redis", redis, os.environ, wave=_WAVES["database"])
     _wait_for(family, lambda: all(_answers(port) for port in (plan.postgres, plan.redis)))
-
-
-def _migrate(settings: Mapping[str, str], plan: Plan) -> None:
-    with (plan.logs / "migration.log").open("wb") as output:
-        subprocess.run(
-            [*_AIRFLOW, "db", "migrate"], env=settings, stdout=output, stderr=output, check=True
-        )
 
 
 def _start_components(family: Family, settings: Mapping[str, str]) -> None:

@@ -30,26 +30,20 @@ RUN_SECONDS = 400.0
 KILL_AFTER = 1.25 * WINDOW
 """Seconds after the first request: the server's window began before the kill."""
 
-DAG_ID = "night"
-DAG = """
+DAG_ID = "nightly_rerank"
+POLICY = """
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from rerank_jobs.airflow import rerank_task_group
 
-with DAG(
-    "night",
-    schedule=None,
-    params={"job": Param("", type="string")},
-    default_args={"retries": 3, "retry_delay": timedelta(seconds=1)},
-):
-    rerank_task_group(
-        "{{ params.job }}",
-        conn_id="shop",
-        score_args={"max_active_tis_per_dagrun": 8, "pool": "rerank"},
-    )
+def task_policy(task):
+    where = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
+    where["retry_delay"] = timedelta(seconds=1)
 """
+"""A cluster policy: the DAG as it is shipped, but for its waits between tries."""
+
+PARALLEL = {"RERANK_JOBS_PARALLEL": "8", "RERANK_JOBS_POOL": "rerank"}
 
 
 @dataclass
@@ -64,7 +58,7 @@ class Night:
     single: Path
     output: Path
     counted: list[tuple[float, int]] = field(default_factory=list)
-    passed: list[tuple[str, bytes]] = field(default_factory=list)
+    passed: set[tuple[str, bytes]] = field(default_factory=set)
     victims: tuple[int, ...] = ()
     victim: str = ""
     killed_at: float = 0.0
@@ -85,7 +79,7 @@ class Night:
         requests = self.ask("stats")["requests"]
         if requests or self.counted:
             self.counted.append((time.monotonic(), requests))
-        self.passed += read_redis(self.cluster.plan)
+        self.passed.update(read_redis(self.cluster.plan))
         if self.victim or not requests or time.monotonic() < self.counted[0][0] + KILL_AFTER:
             return
         scoring: dict[str, list[int]] = {"worker-1": [], "worker-2": []}
@@ -112,11 +106,10 @@ def night() -> Iterator[Night]:
         pytest.importorskip(package, reason=f"{package} is missing: pip install -e '.[cluster]'")
     began = time.monotonic()
     folder = make_folder()
-    dags, data = folder / "dags", folder / "data"
-    for path in (dags, data):
-        path.mkdir()
-    (dags / "night.py").write_text(DAG, encoding="utf-8")
-    plan = make_plan(folder, dags=dags)
+    plan, data = make_plan(folder, variables=PARALLEL), folder / "data"
+    (plan.home / "config").mkdir(parents=True)
+    policy = plan.home / "config" / "airflow_local_settings.py"
+    policy.write_text(POLICY, encoding="utf-8")
     write_table(data / "in")
     single = run_single(data, plan)
     share = {"limit_store": plan.limit_store, "limit_window_seconds": WINDOW}
@@ -134,7 +127,7 @@ def night() -> Iterator[Night]:
         ):
             cluster.api.post(path, json=body).raise_for_status()
         seen = Night(cluster, single, data / "out")
-        run_id = cluster.trigger(DAG_ID, {"job": str(job_file)}, PARTITION)
+        run_id = cluster.trigger(DAG_ID, {"job": str(job_file), "conn_id": "shop"}, PARTITION)
         seen.state = cluster.wait_for_run(DAG_ID, run_id, RUN_SECONDS, lambda: seen.watch(run_id))
         seen.tasks = cluster.list_tasks(DAG_ID, run_id)
         seen.stats, seen.bill = seen.ask("stats"), seen.ask("bill")["pairs"]

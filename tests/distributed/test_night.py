@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,10 +82,23 @@ def test_a_shared_limit_is_used_whole_and_never_exceeded(night: Night) -> None:
     reachable = LIMIT * WINDOW / (WINDOW + sum(LATENCY) / 2)
     share = (after - before) / ((ended - began) / WINDOW) / reachable
     print(f"\n{share:.4f} of what can be had in {(ended - began) / WINDOW:.1f} windows")
+    print("  by window:", *count_by_window(steady))
+    print(f"  kill {night.killed_at - began:.1f} s, first {began - night.counted[0][0]:.1f}")
     print(f"{night.stats['refusals']} refused, {night.billed_at_kill} billed at the kill")
     assert night.counted[0][0] + WINDOW < night.killed_at < ended
     assert night.stats["refusals"] == {}
     assert share >= 0.97
+
+
+def count_by_window(counted: list[tuple[float, int]]) -> list[int]:
+    marks = [counted[0]]
+    for at, count in counted:
+        if at >= marks[-1][0] + WINDOW:
+            marks.append((at, count))
+    return [
+        round((after[1] - before[1]) * WINDOW / (after[0] - before[0]))
+        for before, after in itertools.pairwise(marks)
+    ]
 
 
 def test_neither_key_nor_query_texts_stand_anywhere_in_the_topology(night: Night) -> None:
