@@ -31,7 +31,7 @@ def read_database(plan: Plan) -> Iterator[tuple[str, bytes]]:
 
 
 def read_redis(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of every value in Redis, the broker's and the limit's, at this moment."""
+    """Yield name and bytes of every value in Redis now: the broker's and the limit's."""
     for number in (0, 1):
         with redis.Redis(HOST, plan.redis, db=number) as client:
             for key in client.scan_iter("*"):

@@ -41,12 +41,12 @@ _COMPONENTS = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
 _POSTGRES_OPTIONS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
-_WAVES = {"database": 0, "endpoint": 1, "airflow": 2, "worker": 3}
+_WAVES = {"database": 0, "endpoint": 1, "airflow": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster that is healthy; ``api`` is a client of ``/api/v2`` with an administrator's token."""
+    """A healthy cluster; ``api`` is a client of ``/api/v2`` with an administrator's token."""
 
     plan: Plan
     family: Family
@@ -121,9 +121,9 @@ class Cluster:
 
 
 def make_folder() -> Path:
-    """Return a new folder for a cluster that other users may enter: Postgres is one where we are root.
+    """Return a new folder for a cluster, in memory where that can be.
 
-    In memory where that can be: other work keeps the disk busy.
+    Others may enter it: where we are root Postgres is another user.
     """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
     folder = Path(tempfile.mkdtemp(prefix="rerank-jobs-cluster-", dir=memory))
@@ -212,7 +212,7 @@ def _start_workers(family: Family, settings: Mapping[str, str]) -> None:
         command = [*_AIRFLOW, "celery", "worker", "-H", f"{name}@%h", "--skip-serve-logs"]
         command += ["--pid", str(family.record.with_name(f"{name}.pid"))]
         command += ["--without-gossip", "--without-mingle"]
-        family.start(name, command, {**settings, NAME: name}, wave=_WAVES["worker"])
+        family.start(name, command, {**settings, NAME: name}, wave=_WAVES["airflow"])
 
 
 def _wait_for(family: Family, ready: Callable[[], bool]) -> None:

@@ -15,8 +15,8 @@ from tests.cluster.settings import Plan
 __all__ = ["write_job", "write_table"]
 
 DOCUMENTS = 40
-SHARD_REQUESTS = (60, 100, 140, 180, 240, 280)
-"""Queries of each shard, which are requests: unequal, so that shards never end all at once."""
+SHARD_REQUESTS = (40, 60, 600, 80, 100, 120)
+"""Queries of each shard, which are requests. One is large: it lasts until lost tasks are back."""
 
 REQUESTS = sum(SHARD_REQUESTS)
 PAIRS = REQUESTS * DOCUMENTS
@@ -25,7 +25,7 @@ LIMIT, WINDOW = 100, 6.0
 LATENCY = (0.02, 0.12)
 CONCURRENCY, UNSAVED = 4, 8
 AT_RISK = CONCURRENCY + UNSAVED
-"""Requests that a killed process may have paid for in vain: in flight, and answered but unsealed."""
+"""Requests that a killed task may have paid in vain: in flight, and answered but unsealed."""
 
 QUERY_CANARY = "quollbandicoot"
 KEY = "sk-or-v1-echidnapotoroo"
