@@ -94,7 +94,7 @@ def make_plan(
 def make_settings(plan: Plan) -> dict[str, str]:
     """Return the environment of all of Airflow's processes, and write the file of its users.
 
-    Short intervals: it serves tests and demonstrations. docs/cluster.md says what differs where it
+    Short intervals, and no DAG starts by itself: it serves tests and demonstrations. docs/cluster.md says what differs where it
     is meant to last.
     """
     users = plan.home / "users.json"
@@ -135,6 +135,8 @@ def make_settings(plan: Plan) -> dict[str, str]:
             "TASK_INSTANCE_HEARTBEAT_SEC": "2",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "12",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+            # A run of last night, which has no table here, would keep others waiting.
+            "USE_JOB_SCHEDULE": "False",
         },
         "WORKERS": {"EXECUTION_API_TIMEOUT": "60", "MIN_HEARTBEAT_INTERVAL": "1"},
     }
