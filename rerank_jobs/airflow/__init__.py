@@ -1,4 +1,4 @@
-"""Airflow's side of rerank-jobs: a task group and a sensor for a DAG of your own.
+"""Airflow's side of rerank-jobs: what a DAG of your own needs.
 
 Importing this package imports nothing of Airflow and nothing heavy: names are loaded when used.
 """
@@ -9,12 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_jobs.airflow.canary import canary_task
+    from rerank_jobs.airflow.enrichment import summarize_searches
     from rerank_jobs.airflow.sensor import PartitionSensor
     from rerank_jobs.airflow.task_group import rerank_task_group
 
-__all__ = ["PartitionSensor", "rerank_task_group"]
+__all__ = ["PartitionSensor", "canary_task", "rerank_task_group", "summarize_searches"]
 
-_PLACES = {"PartitionSensor": "sensor", "rerank_task_group": "task_group"}
+_PLACES = {
+    "PartitionSensor": "sensor",
+    "canary_task": "canary",
+    "rerank_task_group": "task_group",
+    "summarize_searches": "enrichment",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from airflow.sdk import Asset, TaskGroup, TriggerRule, get_current_context, task
 
 from rerank_jobs.airflow.failures import report_failures
+from rerank_jobs.airflow.operators import PublishOperator
 from rerank_jobs.airflow.partition import find_partition
 
 __all__ = ["rerank_task_group"]
@@ -62,8 +63,15 @@ def rerank_task_group(
             .partial(**where, parallel=parallel)
             .expand(shard=planned)
         )
-        publish = _publish.override(outlets=list(outlets))
-        published: Any = publish(**where, plan=planned["plan"], scored=scored)
+        publish = PublishOperator(
+            task_id="publish",
+            **where,
+            plan=planned["plan"],
+            scored=scored,
+            outlets=list(outlets),
+            trigger_rule=TriggerRule.NONE_FAILED,
+        )
+        published: Any = publish.output
         _report(job=job, published=published, scored=scored, qrels=qrels or "")
     return group
 
@@ -96,22 +104,6 @@ def _score(job: str, conn_id: str, parallel: int, shard: dict[str, Any]) -> dict
     sinks = make_counter(_tag(ti)), make_state_sink(context["task_state_store"])
     with report_failures(context["task_reschedule_count"]), tell_progress(*sinks) as watch:
         return steps.score(job, shard, owner, conn_id, parallel=parallel, watch=watch)
-
-
-@task(task_id="publish", trigger_rule=TriggerRule.NONE_FAILED)
-def _publish(
-    job: str, conn_id: str, plan: dict[str, Any], scored: Sequence[dict[str, Any]] | None
-) -> dict[str, Any]:
-    from rerank_jobs.airflow import steps
-
-    context = get_current_context()
-    # The sequence is lazy: a slice is one call, and iterating asks for an item beyond the last.
-    sent = scored[:] if scored is not None else ()
-    with report_failures(context["task_reschedule_count"]):
-        figures = steps.publish(job, plan["partition"], plan["plan_id"], sent, conn_id)
-    for outlet in context["task"].outlets:
-        context["outlet_events"][outlet].extra = figures
-    return figures
 
 
 @task(task_id="report", trigger_rule=TriggerRule.NONE_FAILED)

@@ -94,8 +94,8 @@ def make_plan(
 def make_settings(plan: Plan) -> dict[str, str]:
     """Return the environment of all of Airflow's processes, and write the file of its users.
 
-    Short intervals, and no DAG starts by itself: it serves tests and demonstrations. docs/cluster.md says what differs where it
-    is meant to last.
+    Short intervals, and no DAG starts by itself: it serves tests and demonstrations.
+    docs/cluster.md says what matters where it is meant to last.
     """
     users = plan.home / "users.json"
     users.write_bytes(orjson.dumps({USER: plan.password}))

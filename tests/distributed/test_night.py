@@ -28,7 +28,7 @@ from tests.distributed.scenario import (
     WINDOW,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.distributed]
 
 
 def list_scoring(night: Night) -> dict[int, dict[str, Any]]:
