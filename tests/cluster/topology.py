@@ -51,7 +51,6 @@ class Cluster:
     plan: Plan
     family: Family
     api: httpx.Client
-    settings: Mapping[str, str]
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any], key: str | None = None) -> str:
         """Start a run, with a partition key if one is given, once the DAG is known; return its id.
@@ -171,7 +170,7 @@ def run_cluster(
         _start_components(family, settings)
         with httpx.Client(base_url=f"{plan.url}/api/v2", timeout=60.0, trust_env=False) as api:
             _wait_for(family, lambda: _is_healthy(plan, api))
-            yield Cluster(plan, family, api, settings)
+            yield Cluster(plan, family, api)
     finally:
         family.end()
         if not keep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from tests.cluster.topology import Cluster, make_folder, run_cluster
 from tests.distributed.scenario import (
     KEY,
     PARTITION,
-    REQUESTS,
     SHARD_REQUESTS,
     WINDOW,
     write_job,
@@ -104,8 +104,15 @@ def night() -> Iterator[Night]:
         pytest.skip(str(missing))
     for package in ("airflow.providers.celery", "psycopg2", "redis"):
         pytest.importorskip(package, reason=f"{package} is missing: pip install -e '.[cluster]'")
-    began = time.monotonic()
     folder = make_folder()
+    try:
+        yield from run_night(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_night(folder: Path) -> Iterator[Night]:
+    began = time.monotonic()
     plan, data = make_plan(folder, variables=PARALLEL), folder / "data"
     (plan.home / "config").mkdir(parents=True)
     policy = plan.home / "config" / "airflow_local_settings.py"
@@ -120,12 +127,7 @@ def night() -> Iterator[Night]:
         endpoint_variables={"GUARD_KEY": KEY},
     ) as cluster:
         print(f"\ncluster healthy {time.monotonic() - began:.0f} s after the session began")
-        connection = {"connection_id": "shop", "conn_type": "openrouter", "password": KEY}
-        for path, body in (
-            ("/connections", connection | {"host": plan.endpoint_url}),
-            ("/pools", {"name": "rerank", "slots": 8}),
-        ):
-            cluster.api.post(path, json=body).raise_for_status()
+        add_connection(cluster)
         seen = Night(cluster, single, data / "out")
         run_id = cluster.trigger(DAG_ID, {"job": str(job_file), "conn_id": "shop"}, PARTITION)
         seen.state = cluster.wait_for_run(DAG_ID, run_id, RUN_SECONDS, lambda: seen.watch(run_id))
@@ -134,4 +136,11 @@ def night() -> Iterator[Night]:
         print(f"run over {time.monotonic() - began:.0f} s after the session began")
         yield seen
         ending = time.monotonic()
-    print(f"stopped in {time.monotonic() - ending:.0f} s; {REQUESTS:,} requests were planned")
+    print(f"stopped in {time.monotonic() - ending:.0f} s")
+
+
+def add_connection(cluster: Cluster) -> None:
+    connection = {"connection_id": "shop", "conn_type": "openrouter", "password": KEY}
+    connection["host"] = cluster.plan.endpoint_url
+    for path, body in (("/connections", connection), ("/pools", {"name": "rerank", "slots": 8})):
+        cluster.api.post(path, json=body).raise_for_status()
