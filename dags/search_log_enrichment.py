@@ -13,6 +13,7 @@ from rerank_jobs.airflow import rerank_task_group, summarize_searches
 HOME = os.environ.get("AIRFLOW_HOME", "~/airflow")
 JOB_FILE = os.environ.get("RERANK_JOBS_SEARCH_LOG", f"{HOME}/jobs/search_log.yaml")
 LOG_ASSET = os.environ.get("RERANK_JOBS_SEARCH_LOG_ASSET", "search_log")
+PARALLEL = int(os.environ.get("RERANK_JOBS_PARALLEL", "1"))
 POOL = os.environ.get("RERANK_JOBS_POOL", "default_pool")
 
 DOC = """
@@ -60,6 +61,9 @@ with DAG(
     tags=["rerank"],
 ):
     rerank = rerank_task_group(
-        "{{ params.job }}", conn_id="{{ params.conn_id or '' }}", score_args={"pool": POOL}
+        "{{ params.job }}",
+        conn_id="{{ params.conn_id or '' }}",
+        score_args={"pool": POOL},
+        parallel=PARALLEL,
     )
     summarize_searches("{{ params.job }}", rerank, outlets=[Asset("search_log_enriched")])

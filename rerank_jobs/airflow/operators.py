@@ -92,7 +92,7 @@ class PublishOperator(BaseOperator):
     def get_openlineage_facets_on_complete(
         self,
         task_instance: Any,  # noqa: ARG002 - Airflow passes it
-    ) -> OperatorLineage:
+    ) -> OperatorLineage[Any, Any]:
         """Return the input and the published folders, with their rows, bytes and files.
 
         Airflow calls it after ``execute``, in the same process, where its OpenLineage provider is.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rerank_jobs.airflow.canary import canary_task
+from rerank_jobs.airflow.once import find_dags_folder
 from rerank_jobs.job_file import load_job
 from rerank_jobs.storage import open_store, read_json, seal_json
 from tests.dags.conftest import HOME, Table, tasks_of
@@ -17,23 +19,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.dags
 
-# Every module is imported before the first test loads the DAGs.
+# Every test module is imported before the first test loads the DAGs.
+shutil.copy(find_dags_folder() / "model_canary.py", HOME / "dags")
 (HOME / "dags" / "own_canary.py").write_text(
     """
-from datetime import timedelta
-
 from airflow.sdk import DAG, Param
 
 from rerank_jobs.airflow import canary_task
 
-with DAG(
-    "own_canary",
-    schedule=None,
-    params={"job": Param("", type="string")},
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=0)},
-):
-    warned = canary_task("{{ params.job }}", task_id="warned", on_moved="warn")
-    warned >> canary_task("{{ params.job }}")
+with DAG("own_canary", schedule=None, params={"job": Param("", type="string")}):
+    canary_task("{{ params.job }}", task_id="warned", on_moved="warn")
 """,
     encoding="utf-8",
 )
@@ -52,11 +47,11 @@ def test_a_canary_that_moved_warns_or_fails_for_good(
     run_dag: Callable[..., DagRun],
     airflow_log: Callable[[], str],
 ) -> None:
-    """Unmoved both tasks succeed; moved, one warns and goes on, one fails without another try."""
+    """Unmoved both succeed; moved, one warns and the shipped DAG fails at its first try."""
     table = make_table("2026-11-22")
-    calm = run_dag("own_canary", job=str(table.job_file))
-    assert set(tasks_of(calm).values()) == {("success", 1)}
-    first, second = pull(calm, "warned"), pull(calm, "canary")
+    job = str(table.job_file)
+    first = pull(run_dag("own_canary", job=job), "warned")
+    second = pull(run_dag("model_canary", job=job), "canary")
     assert (first["reading"], first["reference"], first["moved"]) == (1, 1, False)
     assert (second["reading"], second["reference"], second["moved"]) == (2, 1, False)
     assert len(first["scores"]) == 20
@@ -67,11 +62,11 @@ def test_a_canary_that_moved_warns_or_fails_for_good(
     record["reading"]["models"] = ["embedded/elder"]
     state.replace(reference, seal_json(record))
     airflow_log()
-    moved = run_dag("own_canary", job=str(table.job_file))
-    found = tasks_of(moved)
-    assert found["warned", -1] == ("success", 1)
-    assert found["canary", -1] == ("failed", 1)
-    assert pull(moved, "warned")["moved"]
+    warned = run_dag("own_canary", job=job)
+    assert tasks_of(warned) == {("warned", -1): ("success", 1)}
+    assert pull(warned, "warned")["moved"]
+    failed = run_dag("model_canary", job=job)
+    assert tasks_of(failed) == {("canary", -1): ("failed", 1)}
     assert airflow_log().count("model embedded/elder became embedded/") >= 2
 
 

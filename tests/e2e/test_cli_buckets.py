@@ -73,6 +73,8 @@ def test_a_job_in_a_bucket_runs_verifies_and_runs_again_for_nothing(
     assert kept["out"] == read_parts(tmp_path / "local" / "out")
     assert len(kept["out.rejected"]) == 1
     assert first["manifest"].startswith(f"{base}/out.state/_all/manifest/")
+    moves = call_json(capsys, "report", job)["moves"]
+    assert moves["documents"] == moves["of"] == len(make_rows())
     state = open_store(f"{base}/out.state")
     assert state.exists(first["manifest"].removeprefix(f"{base}/out.state/"))
     holding = {n for n, data in read_all(state).items() if DOCUMENT_CANARY.encode() in data}
