@@ -26,7 +26,7 @@ from rerank_jobs.job import (
 from rerank_jobs.job_file import load_job
 from rerank_jobs.publish.generations import Generation
 
-__all__ = ["plan", "publish", "score"]
+__all__ = ["load", "plan", "publish", "score"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def plan(
         JobError, InputError, StateError, BudgetStop, KeyStop: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file, conn_id)
+    job = load(job_file, conn_id)
     planned = plan_partition(job, partition)
     numbers = [] if planned.plan is None else [shard.number for shard in planned.plan.shards]
     shards = [
@@ -100,7 +100,7 @@ def score(
         Stopped, Interrupted, Busy, Fenced, StateError: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file, conn_id)
+    job = load(job_file, conn_id)
     number = int(shard["shard"])
     planned = find_plan(job, shard["partition"], shard["plan_id"])
     if planned.plan is None:
@@ -139,7 +139,7 @@ def publish(
         GateFailed, StateError, CommitUnknown: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file, conn_id)
+    job = load(job_file, conn_id)
     planned = find_plan(job, partition, plan_id)
     _check_scorer(job, planned)
     generation = publish_partition(job, planned)
@@ -156,7 +156,8 @@ def publish(
     return figures
 
 
-def _load(job_file: str, conn_id: str) -> Job:
+def load(job_file: str, conn_id: str) -> Job:
+    """Return the job of a file, completed by the Airflow connection if one is named."""
     job = load_job(Path(job_file).expanduser())
     if not conn_id:
         return job
