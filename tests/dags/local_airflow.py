@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,18 @@ __all__ = ["Ask", "run_airflow"]
 START_SECONDS = 240.0
 ASK_SECONDS = 60.0
 
-Ask = Callable[..., Any]
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Asks the REST API; ``url`` is the server's, ``token`` the user's."""
+
+    url: str
+    token: str
+
+    def __call__(self, path: str, data: Any = None, method: str | None = None) -> Any:
+        """Return what the API answers; with ``data`` it is a POST unless a method is named."""
+        return _send(f"{self.url}/api/v2{path}", data, self.token, method)
+
 
 _COMPONENTS = (
     ("api-server", "--apps", "core,execution"),
@@ -38,7 +50,7 @@ _COMPONENTS = (
 def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
     """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
 
-    Yields ``ask(path, data)``, which calls the REST API and returns what it answers.
+    Yields ``ask(path, data, method)``, which calls the REST API and returns what it answers.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -71,6 +83,8 @@ def _make_environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # SQLite has one writer; on a busy machine its turn may take longer than the usual 5 s.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
@@ -88,13 +102,15 @@ def _log_in(url: str) -> Ask:
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)
-    return lambda path, data=None: _send(f"{url}/api/v2{path}", data, token)
+    return Ask(url, token)
 
 
-def _send(url: str, data: Any = None, token: str = "") -> Any:
+def _send(url: str, data: Any = None, token: str = "", method: str | None = None) -> Any:
     body = None if data is None else json.dumps(data).encode()
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - http on loopback
+    request = urllib.request.Request(  # noqa: S310 - http on loopback
+        url, body, headers, method=method
+    )
     with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
         return json.load(answer)
 
