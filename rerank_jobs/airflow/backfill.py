@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import Asset, TriggerRule, get_current_context, task
+from airflow.sdk import Asset, DagRunState, TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowRescheduleException,
@@ -162,9 +162,9 @@ def _sum_up(partition_dag: str) -> dict[str, Any]:
     outcomes = []
     for run in [] if rejected else ti.xcom_pull(task_ids="price"):
         run_id = run["run_id"]
-        state = ti.get_dagrun_state(partition_dag, run_id)
+        state = _read_state(ti, partition_dag, run_id)
         admission = _read_admission(ti, partition_dag, run_id)
-        outcomes.append((run["conf"]["partition"], str(state), admission))
+        outcomes.append((run["conf"]["partition"], state, admission))
     price = ti.xcom_pull(task_ids="price", key="price")
     since = context["dag_run"].run_after.timestamp()
     with report_failures(context["task_reschedule_count"]):
@@ -195,9 +195,13 @@ def _admit() -> bool:
 
 
 def _find_refusal(ti: Any, backfill: dict[str, Any]) -> str:
-    """Say why a partition is not even looked at: the backfill was ended, or stopped before it."""
-    state = str(ti.get_dagrun_state(backfill["dag"], backfill["run"]))
-    if state in ("success", "failed"):
+    """Say why a partition is not even looked at: the backfill was ended, or stopped before it.
+
+    A run that had begun already, and was cleared, goes on.
+    """
+    if ti.xcom_pull(task_ids="rerank.plan", key="plan") is not None:
+        return ""
+    if _read_state(ti, backfill["dag"], backfill["run"]) in ("success", "failed"):
         return "the backfill has ended"
     number = int(backfill["number"])
     if number == 0:
@@ -205,6 +209,10 @@ def _find_refusal(ti: Any, backfill: dict[str, Any]) -> str:
     runs = ti.xcom_pull(dag_id=backfill["dag"], run_id=backfill["run"], task_ids="price")
     before = _read_admission(ti, ti.dag_id, runs[number - 1]["run_id"])
     return "" if before is None or before["admitted"] else "a newer partition did not fit"
+
+
+def _read_state(ti: Any, dag: str, run_id: str) -> str:
+    return str(DagRunState(ti.get_dagrun_state(dag, run_id)).value)
 
 
 def _read_admission(ti: Any, dag: str, run_id: str) -> dict[str, Any] | None:
