@@ -11,7 +11,8 @@ from rerank_jobs.airflow.backfill import add_partition_tasks, add_range_tasks
 
 HOME = os.environ.get("AIRFLOW_HOME", "~/airflow")
 JOB_FILE = os.environ.get("RERANK_JOBS_NIGHTLY", f"{HOME}/jobs/nightly.yaml")
-SHARDS_AT_ONCE = int(os.environ.get("RERANK_JOBS_SHARDS_AT_ONCE", "1"))
+PARALLEL = int(os.environ.get("RERANK_JOBS_PARALLEL", "1"))
+POOL = os.environ.get("RERANK_JOBS_POOL", "default_pool")
 
 DOC = """
 ### Backfill
@@ -97,4 +98,4 @@ with DAG(
     default_args=RETRIES,
     tags=["rerank"],
 ):
-    add_partition_tasks([Asset("reranked")], {"max_active_tis_per_dagrun": SHARDS_AT_ONCE})
+    add_partition_tasks([Asset("reranked")], {"pool": POOL, "max_active_tis_per_dagrun": PARALLEL})
