@@ -61,7 +61,8 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 HOME = Path(tempfile.mkdtemp(prefix="rerank-jobs-airflow-", dir=MEMORY))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 (HOME / "dags").mkdir()
-shutil.copy(find_dags_folder() / "nightly_rerank.py", HOME / "dags")
+for _dag_file in find_dags_folder().glob("*.py"):
+    shutil.copy(_dag_file, HOME / "dags")
 (HOME / "dags" / "own_rerank.py").write_text(OWN_DAG, encoding="utf-8")
 
 _environment = make_environment(HOME, HOME / "dags", os.environ)
