@@ -98,4 +98,4 @@ with DAG(
     default_args=RETRIES,
     tags=["rerank"],
 ):
-    add_partition_tasks([Asset("reranked")], {"pool": POOL, "max_active_tis_per_dagrun": PARALLEL})
+    add_partition_tasks([Asset("reranked")], {"pool": POOL}, PARALLEL)

@@ -1,4 +1,4 @@
-"""Rerank yesterday's partition every night: plan, score its shards in parallel, publish."""
+"""Rerank yesterday's partition every night: wait, plan, score its shards, publish, report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param
 
-from rerank_jobs.airflow import rerank_task_group
+from rerank_jobs.airflow import PartitionSensor, rerank_task_group
+from rerank_jobs.airflow.deadline import alert_after
 
+# Read when the file is parsed: set them where the scheduler's DAG processor and the workers run.
 HOME = os.environ.get("AIRFLOW_HOME", "~/airflow")
 JOB_FILE = os.environ.get("RERANK_JOBS_NIGHTLY", f"{HOME}/jobs/nightly.yaml")
+PARALLEL = int(os.environ.get("RERANK_JOBS_PARALLEL", "1"))
+POOL = os.environ.get("RERANK_JOBS_POOL", "default_pool")
+WAIT = timedelta(hours=float(os.environ.get("RERANK_JOBS_WAIT_HOURS", "6")))
+DEADLINE = timedelta(hours=float(os.environ.get("RERANK_JOBS_DEADLINE_HOURS", "8")))
+LATE_HOOK = os.environ.get("RERANK_JOBS_LATE_HOOK", "")
 
 DOC = """
 ### Nightly rerank
@@ -19,13 +26,22 @@ Scores yesterday's partition of a query-candidate table with a rerank endpoint a
 reordered. The job file (parameter `job`, by default the environment variable
 `RERANK_JOBS_NIGHTLY`) names input, output, endpoint and budget.
 
+- **wait_for_input** looks every minute for the partition, without a slot.
 - **plan** prices the partition and freezes the plan. Over budget: it fails and sends nothing.
 - **score** runs once per shard. A retry goes on from the last sealed reply.
 - **publish** makes the new generation visible at once, or not at all.
+- **report** logs rows, dollars, use of the rate limit, and how the ranking moved.
 
 Running it again for a published partition sends nothing. Another partition: trigger it with a
 partition key, or with the parameter `partition`.
 """
+
+
+def text(default: str | None, description: str) -> Param:
+    """Return a parameter that is text, or may be left empty if its default is."""
+    types = ["null", "string"] if default is None else "string"
+    return Param(default, type=types, minLength=1, description=description)
+
 
 with DAG(
     "nightly_rerank",
@@ -38,12 +54,11 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     params={
-        "job": Param(JOB_FILE, type="string", minLength=1, description="path of the job file"),
-        "partition": Param(
-            None,
-            type=["null", "string"],
-            description="partition key, for runs that were not started for a partition",
-        ),
+        "job": text(JOB_FILE, "path of the job file"),
+        "partition": text(None, "partition key, for runs that were not started for a partition"),
+        "conn_id": text(None, "connection that holds the API key; empty: the worker's environment"),
+        "ready_file": text(None, "wait for this file too, from the partition's folder: _SUCCESS"),
+        "qrels": text(None, "judgements, from the job file's folder, for nDCG in the report"),
     },
     default_args={
         "retries": 3,
@@ -51,6 +66,20 @@ with DAG(
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=15),
     },
+    deadline=alert_after(DEADLINE, LATE_HOOK),
     tags=["rerank"],
 ):
-    rerank_task_group("{{ params.job }}", outlets=[Asset("reranked")])
+    wait_for_input = PartitionSensor(
+        task_id="wait_for_input",
+        job="{{ params.job }}",
+        ready_file="{{ params.ready_file or '' }}",
+        timeout=WAIT,
+    )
+    wait_for_input >> rerank_task_group(
+        "{{ params.job }}",
+        conn_id="{{ params.conn_id or '' }}",
+        outlets=[Asset("reranked")],
+        score_args={"pool": POOL},
+        parallel=PARALLEL,
+        qrels="{{ params.qrels or '' }}",
+    )

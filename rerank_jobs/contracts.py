@@ -32,6 +32,9 @@ PREFIX = "rerank_"
 INTERNAL = "_rj_"
 """Columns of work files begin with it; they never reach an output."""
 
+_DERIVED = {"search_summary", "day_summary"}
+"""Contracts of tables that are made from what is published, and decide nothing that is."""
+
 # DuckDB adds these to a Parquet scan, and by them rows are numbered: a column of the same name in
 # the file would hide them.
 _DATABASE_NAMES = {"file_index", "file_row_number"}
@@ -70,14 +73,18 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def contract_versions() -> dict[str, int]:
-    """Return the version of every contract: a part of each plan's identity."""
+    """Return the version of every contract that is a part of each plan's identity.
+
+    Those of summaries are not: a change of them must not make another plan.
+    """
     files = sorted(path.name for path in schema_folder().iterdir() if ".v" in path.name)
-    return {name.split(".v")[0]: int(name.split(".v")[1].split(".")[0]) for name in files}
+    versions = {name.split(".v")[0]: int(name.split(".v")[1].split(".")[0]) for name in files}
+    return {name: version for name, version in versions.items() if name not in _DERIVED}
 
 
 @functools.cache
 def arrow_schema(name: str) -> pa.Schema:
-    """Return the columns that the contract ``name`` (scored, rejected, ledger, library) fixes."""
+    """Return the columns that the contract ``name`` (scored, ledger, day_summary, …) fixes."""
     return pa.schema(
         [pa.field(item["name"], _arrow_type(item["type"])) for item in _load(name)["columns"]]
     )

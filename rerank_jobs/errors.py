@@ -17,6 +17,7 @@
     |-- GateFailed           everything is paid and kept, but a gate forbids publishing     exit 4
     |-- Busy                 another live owner works on this shard                         exit 5
     |-- Fenced               another owner took this shard over                             exit 6
+    |-- CanaryMoved          model, provider or scores are not what they were               exit 7
     |-- Interrupted          a signal: what is paid is sealed                               exit 130
     `-- CommitUnknown        the store neither confirmed nor denied a commit: run again     exit 3
 
@@ -30,6 +31,7 @@ from typing import ClassVar
 __all__ = [
     "BudgetStop",
     "Busy",
+    "CanaryMoved",
     "CommitUnknown",
     "CreditStop",
     "EndpointStop",
@@ -141,6 +143,12 @@ class Fenced(RerankJobsError):
     """Another owner took the shard over; what this one paid is sealed."""
 
     exit_code = 6
+
+
+class CanaryMoved(RerankJobsError):
+    """The endpoint scores the canary otherwise than before; nothing is lost."""
+
+    exit_code = 7
 
 
 class Interrupted(RerankJobsError):

@@ -169,6 +169,13 @@ class ScoreTotals:
     planned_by_script: Tally = Tally()
     reported_by_script: Tally = Tally()
 
+    @property
+    def utilisation(self) -> float | None:
+        """Which share of what the rate limit allowed was accepted; ``None`` without a limit."""
+        if not self.sends_allowed:
+            return None
+        return (self.requests - self.throttled) / self.sends_allowed
+
     def plus(self, other: ScoreTotals) -> ScoreTotals:
         """Add two totals field by field (seconds too: work, not wall time)."""
         return ScoreTotals(

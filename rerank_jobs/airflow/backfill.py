@@ -50,11 +50,14 @@ def add_range_tasks(partition_dag: str) -> None:
     runs >> _needs_approval() >> approve >> start >> wait >> _sum_up(partition_dag)
 
 
-def add_partition_tasks(outlets: Sequence[Asset], score_args: dict[str, Any]) -> None:
+def add_partition_tasks(
+    outlets: Sequence[Asset], score_args: dict[str, Any], parallel: int = 1
+) -> None:
     """Add to the current DAG what a partition's run does: admit, then the rerank task group.
 
-    Its parameters are ``job``, ``conn_id``, ``partition`` and ``backfill``, which ``start`` fills.
-    Where the partition is not admitted, the rest is skipped and the run succeeds.
+    ``score_args`` and ``parallel`` are those of ``rerank_task_group``. The DAG's parameters are
+    ``job``, ``conn_id``, ``partition`` and ``backfill``, which ``start`` fills. If the
+    partition is not admitted, the rest is skipped and the run succeeds.
     """
     group = rerank_task_group(
         "{{ params.job }}",
@@ -62,6 +65,7 @@ def add_partition_tasks(outlets: Sequence[Asset], score_args: dict[str, Any]) ->
         conn_id="{{ params.conn_id }}",
         outlets=outlets,
         score_args=score_args,
+        parallel=parallel,
     )
     admitted: Any = _admit()
     admitted >> group

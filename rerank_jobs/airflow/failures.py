@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import (
 from rerank_jobs.errors import (
     BudgetStop,
     Busy,
+    CanaryMoved,
     CreditStop,
     Fenced,
     GateFailed,
@@ -41,6 +42,7 @@ FINAL = (
     KeyStop,
     CreditStop,
     Fenced,
+    CanaryMoved,
 )
 """Errors that the same task cannot get over by itself: somebody must act first."""
 

@@ -9,21 +9,14 @@ from rerank_jobs.dollars import show_usd
 from rerank_jobs.model import ScoreTotals
 from rerank_jobs.score import read_percentile
 
-__all__ = ["describe_sending", "list_sending", "measure_utilisation"]
+__all__ = ["describe_sending", "list_sending"]
 
 PERCENTILES = (50, 95, 99)
 
 
-def measure_utilisation(totals: ScoreTotals) -> float | None:
-    """Return which share of what the rate limit allowed was accepted; ``None`` without a limit."""
-    if not totals.sends_allowed:
-        return None
-    return (totals.requests - totals.throttled) / totals.sends_allowed
-
-
 def describe_sending(totals: ScoreTotals) -> dict[str, Any]:
     """Return the figures of a run's sends; dollars are rounded to a millionth."""
-    utilisation = measure_utilisation(totals)
+    utilisation = totals.utilisation
     latencies = {
         f"p{percent}": read_percentile(totals.latencies, percent / 100) for percent in PERCENTILES
     }
@@ -75,7 +68,7 @@ def list_sending(totals: ScoreTotals) -> Iterator[str]:
         for percent in PERCENTILES
         if (value := read_percentile(totals.latencies, percent / 100)) is not None
     ]
-    utilisation = measure_utilisation(totals)
+    utilisation = totals.utilisation
     used = "" if utilisation is None else f"; {utilisation:.1%} of the rate limit used"
     if latencies:
         yield f"Latency: {', '.join(latencies)}{used}"

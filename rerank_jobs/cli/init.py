@@ -91,6 +91,8 @@ publish:
   # max_top1_changed_since: 0.3    # or than in the table published before,
   # max_all_equal: 0.05            # or have one score for all their documents
 
+# enrichment: {{time: searched_at}}  # search_log: when a search was made, for rerank-jobs enrich
+
 memory: 1GB
 # max_runtime: 2h                  # then stop, resumable
 """

@@ -6,22 +6,21 @@ import argparse
 import sys
 
 import orjson
-import pyarrow as pa
 from rich.console import Console
 
 from rerank_jobs.config import ALL, Job, check_partition_key
-from rerank_jobs.errors import GateFailed, InputError, StateError
+from rerank_jobs.errors import GateFailed, StateError
 from rerank_jobs.job import open_roots
 from rerank_jobs.job_file import load_job
+from rerank_jobs.measuring import read_rankings
 from rerank_jobs.publish.generations import Generation, read_current
 from rerank_jobs.publish.publisher import Roots
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.report import evaluation as measuring
 from rerank_jobs.report.qrels import read_qrels
 from rerank_jobs.report.quality import render_evaluation, render_slices
-from rerank_jobs.report.rankings import RankingColumns, read_lists, read_long
 
-__all__ = ["evaluate", "read_rankings", "verify"]
+__all__ = ["evaluate", "verify"]
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -78,25 +77,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if slices:
         console.print(render_slices(slices, by=arguments.by))
     return 0
-
-
-def read_rankings(job: Job, roots: Roots, generation: Generation, by: str | None) -> pa.Table:
-    """Return the published rankings in long form, whatever the layout.
-
-    Raises:
-        InputError: the layout has no column that names a query.
-
-    """
-    columns = job.input.columns
-    if columns.query_id is None:
-        raise InputError(
-            f"job {job.name}: evaluate needs input.columns.query_id, which judgements name"
-        )
-    names = RankingColumns(columns.query_id, columns.document_id, slice_by=by)
-    paths = [roots.output.fetch(part.name) for part in generation.parts]
-    if columns.candidates is None:
-        return read_long(paths, names)
-    return read_lists(paths, names, candidates=columns.candidates)
 
 
 def _open_current(job: Job, partition: str) -> tuple[Roots, Generation]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rerank_jobs import __version__
+from rerank_jobs.drift import TOLERANCE
 from rerank_jobs.places import ALL
 
 __all__ = ["build_parser"]
@@ -19,6 +20,7 @@ EXIT_CODES = """exit codes:
   4    all scores are paid and kept, but a gate forbids publishing
   5    another live owner works on this partition
   6    another owner took over; what this run paid is sealed
+  7    the canary moved: model, provider or scores are not what they were
   130  interrupted; what is paid is sealed, run again to go on
 """
 
@@ -37,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_job_commands(commands)
     _add_retention_commands(commands)
     _add_ledger(commands)
+    _add_canary(commands)
     _add_serve(commands)
     _add_other_commands(commands)
     return parser
@@ -69,13 +72,22 @@ def _add_job_commands(commands: Commands) -> None:
     verify = _add(
         commands, "verify", "inspect:verify", "read what was published again and check it"
     )
+    report = _add(
+        commands, "report", "report:report", "say what a published generation did and cost"
+    )
     evaluate = _add(
         commands, "evaluate", "inspect:evaluate", "measure nDCG@10, MRR and recall before and after"
+    )
+    enrich = _add(
+        commands,
+        "enrich",
+        "enrich:enrich",
+        "summarise a published search log: clicked results before and after, by search and day",
     )
     doctor = _add(
         commands, "doctor", "doctor:doctor", "check key, paths, disk, endpoint and clock for a job"
     )
-    for parser in (run, plan, publish, paths, verify, evaluate, doctor):
+    for parser in (run, plan, publish, paths, verify, report, evaluate, enrich, doctor):
         parser.add_argument("job", type=Path, help="the job file (YAML)")
         parser.add_argument(
             "--partition", metavar="KEY", default=ALL, help="partition key, such as 2026-11-22"
@@ -85,6 +97,7 @@ def _add_job_commands(commands: Commands) -> None:
         )
     _add_run_options(run, plan)
     _add_generations(publish, paths)
+    _add_report_options(report)
     _add_evaluate_options(evaluate)
 
 
@@ -143,6 +156,15 @@ def _add_generations(publish: argparse.ArgumentParser, paths: argparse.ArgumentP
     )
     which.add_argument(
         "--generations", action="store_true", help="list all generations, newest first"
+    )
+
+
+def _add_report_options(report: argparse.ArgumentParser) -> None:
+    report.add_argument(
+        "--generation", type=_positive, metavar="N", help="an earlier generation than the current"
+    )
+    report.add_argument(
+        "--html", type=Path, metavar="FILE", help="write it as a page that stands alone, too"
     )
 
 
@@ -230,6 +252,29 @@ def _add_ledger(commands: Commands) -> None:
     )
     brought.add_argument(
         "--any-model", action="store_true", help="take scores of other models than the job's too"
+    )
+
+
+def _add_canary(commands: Commands) -> None:
+    canary = _add(
+        commands,
+        "canary",
+        "canary:canary",
+        "score a fixed query with 20 documents and say whether the model is what it was",
+    )
+    canary.add_argument("job", type=Path, help="the job file (YAML)")
+    canary.add_argument(
+        "--json", action="store_true", help="print one JSON object as the only output"
+    )
+    canary.add_argument(
+        "--tolerance",
+        type=_amount,
+        default=TOLERANCE,
+        metavar="X",
+        help=f"how far a score may move and count as the same (default: {TOLERANCE:g})",
+    )
+    canary.add_argument(
+        "--accept", action="store_true", help="compare later readings with this one"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from rerank_jobs.config.part import Count, Dollars, Part
+from rerank_jobs.errors import JobError
 from rerank_jobs.secret import HeldKey
 
 __all__ = [
@@ -211,6 +212,28 @@ class Endpoint(Part):
         """Return this endpoint with a key that stands for the one in ``api_key_env``."""
         copied = self.model_copy()
         copied._held_key = held  # noqa: SLF001 - its own
+        return copied
+
+    def take_part(self, parts: int) -> Self:
+        """Return this endpoint for one of ``parts`` processes that together keep its limits.
+
+        Each has an equal part of them; a limit in a store is kept by all of them as it is.
+
+        Raises:
+            JobError: a limit is too small to be divided so.
+
+        """
+        if parts == 1 or self.limit_store is not None:
+            return self
+        copied = self.model_copy(update={"share": self.share / parts})
+        for part, whole in ((copied.pace, self.pace), (copied.token_pace, self.token_pace)):
+            if part is None or whole is None:
+                continue
+            if part * parts > whole or part * self.limit_window_seconds < 60:
+                raise JobError(
+                    f"endpoint: a limit of {whole:,} a minute cannot be divided among {parts}"
+                    " processes: run fewer side by side, or share it by endpoint.limit_store"
+                )
         return copied
 
     @property

@@ -26,7 +26,7 @@ from rerank_jobs.config.limits import (
     Shards,
 )
 from rerank_jobs.config.part import Part
-from rerank_jobs.config.table import Candidates, Input, Output, Partition, State
+from rerank_jobs.config.table import Candidates, Enrichment, Input, Output, Partition, State
 from rerank_jobs.errors import JobError
 from rerank_jobs.places import ALL, is_inside
 from rerank_jobs.secret import Secret, read_header_secret, read_password, read_secret
@@ -51,6 +51,7 @@ class Job(Part):
     publish: Publish = Publish()
     ledger: Ledger = Ledger()
     shards: Shards = Shards()
+    enrichment: Enrichment = Enrichment()
     memory: Memory = 10**9
     max_runtime: Runtime | None = None
     base: Annotated[Path, Field(exclude=True)] = Path()
@@ -67,7 +68,7 @@ class Job(Part):
                 )
             if part != "input" and "://" in (path or ""):
                 _check_bucket(part, path or "")
-        for root in (self.output_root, self.rejected_root):
+        for root in (self.output_root, self.rejected_root, self.summaries_root):
             if is_inside(root, self.state_root) or is_inside(self.state_root, root):
                 raise ValueError(
                     "state.path and output.path must not lie inside each other: whoever reads the"
@@ -91,6 +92,11 @@ class Job(Part):
     def rejected_root(self) -> str:
         """The location of rows that were refused before any call."""
         return self.output_root + ".rejected"
+
+    @property
+    def summaries_root(self) -> str:
+        """The location of the summaries of a search log."""
+        return self.output_root + ".summaries"
 
     @property
     def state_root(self) -> str:

@@ -9,7 +9,16 @@ from pydantic import BeforeValidator, model_validator
 from rerank_jobs.config.part import Count, Part
 from rerank_jobs.places import check_template
 
-__all__ = ["Candidates", "Columns", "Input", "Layout", "Output", "Partition", "State"]
+__all__ = [
+    "Candidates",
+    "Columns",
+    "Enrichment",
+    "Input",
+    "Layout",
+    "Output",
+    "Partition",
+    "State",
+]
 
 Layout = Literal["long", "nested", "search_log"]
 
@@ -89,3 +98,12 @@ class State(Part):
     """Where plans, paid scores and manifests live; ``None``: beside the output."""
 
     path: str | None = None
+
+
+class Enrichment(Part):
+    """What the summaries of a search log need besides ``input.columns``.
+
+    ``time`` names the column that holds when a search was made.
+    """
+
+    time: str | None = None

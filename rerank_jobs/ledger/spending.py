@@ -1,7 +1,8 @@
 """Spending: what a whole state root has paid since an instant, and what its live runs may yet pay.
 
 It is counted from the ledger: sealed segments of every partition and plan, also of those that are
-published and retired, and what run records say of sends of unknown fate. Scores that came into the
+published and retired, and what run records say of sends of unknown fate, as those of a canary do of
+all of its cost. Scores that came into the
 library by another way cost nothing here. What a killed process had in flight left no record.
 """
 
@@ -26,7 +27,10 @@ __all__ = ["Spending", "count_spending", "read_unsealed", "sum_payments"]
 CLOCK_SLACK_SECONDS = 3600.0
 """How far the clock that dates files may be from the one that dates replies."""
 
-_SHARD_FILE = re.compile(r"(.+/run/[^/]+/[^/]+)/(?:seg/.+\.arrow|claim/.+|run-\d+\.json)")
+_SHARD_FILE = re.compile(
+    r"(.+/run/[^/]+/[^/]+(?=/(?:seg/.+\.arrow|claim/.+|run-\d+\.json)$)|canary/[0-9a-f]{32}(?=/\d+\.json$))"
+    r"/.+"
+)
 
 _Floats: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 

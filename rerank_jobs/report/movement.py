@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-__all__ = ["OVERLAP_CUTOFF", "Movement", "measure_movement"]
+__all__ = ["OVERLAP_CUTOFF", "Movement", "describe_movement", "measure_movement"]
 
 OVERLAP_CUTOFF = 10
 
@@ -95,3 +95,15 @@ def measure_movement(
         connection.register("scored", scored)
         (row,) = connection.execute(_SQL.format(cutoff=OVERLAP_CUTOFF, **quoted)).fetchall()
     return Movement(*row)
+
+
+def describe_movement(movement: Movement) -> str:
+    """Say in one line how far the run changed the order."""
+    line = (
+        f"The first result changed in {movement.top_1_changed:.0%} of {movement.groups_ranked:,}"
+        f" queries; a document moved {movement.mean_abs_delta:.1f} places on average;"
+        f" {movement.overlap_at_10:.0%} of the first ten stayed there."
+    )
+    if movement.documents_failed:
+        line += f" {movement.documents_failed:,} documents were refused and moved for that."
+    return line

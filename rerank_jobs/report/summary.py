@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rerank_jobs.report.evaluation import evaluate
 from rerank_jobs.report.examples import build_examples, render_examples
-from rerank_jobs.report.movement import measure_movement
+from rerank_jobs.report.movement import describe_movement, measure_movement
 from rerank_jobs.report.quality import render_evaluation
 from rerank_jobs.report.rankings import rankings_from_table
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DemoSummary",
     "RunFacts",
-    "describe_movement",
     "print_summary",
     "render_summary",
     "summarise_demo",
@@ -114,18 +113,6 @@ def render_summary(summary: DemoSummary, *, ascii_only: bool = False) -> Group:
         Text(),
         *_places(facts.places),
     )
-
-
-def describe_movement(movement: Movement) -> str:
-    """Say in one line how far the run changed the order."""
-    line = (
-        f"The first result changed in {movement.top_1_changed:.0%} of {movement.groups_ranked:,}"
-        f" queries; a document moved {movement.mean_abs_delta:.1f} places on average;"
-        f" {movement.overlap_at_10:.0%} of the first ten stayed there."
-    )
-    if movement.documents_failed:
-        line += f" {movement.documents_failed:,} documents were refused and moved for that."
-    return line
 
 
 def _headline(facts: RunFacts) -> Text:

@@ -7,13 +7,14 @@ depends on threads or on how the scan is cut.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_jobs.config import Job
+from rerank_jobs.config import Job, check_partition_key
 from rerank_jobs.contracts import check_input, is_ours
 from rerank_jobs.errors import InputError, JobError
 from rerank_jobs.storage import sha256_of_file
@@ -24,6 +25,8 @@ __all__ = [
     "ROW",
     "InputFile",
     "InputTable",
+    "find_tables",
+    "locate_input",
     "open_input",
     "quote",
     "quote_text",
@@ -116,13 +119,30 @@ def open_input(job: Job, partition: str) -> InputTable:
             would be read as its input.
 
     """
-    location = job.input_location(partition)
+    root = locate_input(job, partition)
+    _check_apart(job, partition, root)
+    return read_files(job, _find_files(root, f"job {job.name}"), root, replace=job.output.replace)
+
+
+def locate_input(job: Job, partition: str) -> Path:
+    """Return the file or folder of a partition's input, which need not be there.
+
+    Raises:
+        JobError: the location is of a kind that this version cannot reach, or needs a key.
+
+    """
+    location = job.input_location(check_partition_key(partition))
     if "://" in location:
         scheme = location.split("://", 1)[0]
         raise JobError(f"{location}: {scheme}:// locations are not supported yet: use a local path")
-    root = Path(location)
-    _check_apart(job, partition, root)
-    return read_files(job, _find_files(root, f"job {job.name}"), root, replace=job.output.replace)
+    return Path(location)
+
+
+def find_tables(folder: Path) -> Iterator[Path]:
+    """Yield the Parquet files of a folder, also a missing one, as the listing goes."""
+    for path in folder.rglob("*.parquet"):
+        if path.is_file() and not _is_hidden(path.relative_to(folder)):
+            yield path
 
 
 def read_files(job: Job, files: list[Path], root: Path, *, replace: bool) -> InputTable:
@@ -196,11 +216,7 @@ def _find_files(root: Path, who: str) -> list[Path]:
             f"{root}: no such file or folder (input.path of {who}): check the path, or write"
             " the table first"
         )
-    files = [
-        path
-        for path in root.rglob("*.parquet")
-        if path.is_file() and not _is_hidden(path.relative_to(root))
-    ]
+    files = list(find_tables(root))
     if not files:
         raise InputError(f"{root}: the folder holds no *.parquet file (input.path of {who})")
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())

@@ -154,8 +154,14 @@ def dag_bag() -> DagBag:
     return DagBag(dag_folder=str(HOME / "dags"))
 
 
+@pytest.fixture(scope="session")
+def defaults(dag_bag: DagBag) -> dict[str, dict[str, Any]]:
+    """Return the DAGs' parameters as written: a run by ``dag.test()`` leaves its own in them."""
+    return {dag_id: dag.params.dump() for dag_id, dag in dag_bag.dags.items()}
+
+
 @pytest.fixture
-def run_dag(dag_bag: DagBag) -> Callable[..., DagRun]:
+def run_dag(dag_bag: DagBag, defaults: dict[str, dict[str, Any]]) -> Callable[..., DagRun]:
     """Run a DAG by ``dag.test()``; each run has an instant of its own unless one is given."""
     from airflow.sdk import timezone
 
@@ -165,6 +171,7 @@ def run_dag(dag_bag: DagBag) -> Callable[..., DagRun]:
     def run(dag_id: str, at: datetime | None = None, **conf: Any) -> DagRun:
         moment = timezone.coerce_datetime(at or base + timedelta(milliseconds=next(instants)))
         dag = dag_bag.dags[dag_id]
+        conf = {**defaults[dag_id], **conf}
         done: DagRun = dag.test(run_after=moment, logical_date=moment, run_conf=conf)
         return done
 
@@ -179,9 +186,9 @@ def tasks_of(run: DagRun) -> dict[tuple[str, int], tuple[str, int]]:
     }
 
 
-def result_of(run: DagRun, group: str = "rerank") -> dict[str, Any]:
-    """Return what ``publish`` said."""
-    instance = run.get_task_instance(f"{group}.publish")
+def result_of(run: DagRun, group: str = "rerank", task: str = "publish") -> dict[str, Any]:
+    """Return what ``publish``, or another task, said."""
+    instance = run.get_task_instance(f"{group}.{task}")
     assert instance is not None
     value: dict[str, Any] = instance.xcom_pull(task_ids=instance.task_id)
     return value

@@ -46,11 +46,22 @@ _COMPONENTS = (
 )
 
 
+_TRIGGERER = ("triggerer", "--skip-serve-logs")
+
+
 @contextlib.contextmanager
-def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
+def run_airflow(
+    home: Path,
+    variables: Mapping[str, str],
+    login: Mapping[str, str] | None = None,
+    *,
+    triggerer: bool = False,
+) -> Iterator[Ask]:
     """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
 
     Yields ``ask(path, data, method)``, which calls the REST API and returns what it answers.
+    Whoever calls is an administrator, unless ``variables`` say otherwise: then ``login`` has name
+    and password.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -58,13 +69,13 @@ def run_airflow(home: Path, variables: Mapping[str, str]) -> Iterator[Ask]:
     airflow = [sys.executable, "-m", "airflow"]
     subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
     with contextlib.ExitStack() as stack:
-        for component in _COMPONENTS:
+        for component in (*_COMPONENTS, *([_TRIGGERER] if triggerer else [])):
             output = stack.enter_context((home / f"{component[0]}.out").open("wb"))
             process = subprocess.Popen(
                 [*airflow, *component], env=environment, stdout=output, stderr=output
             )
             stack.callback(_stop, process)
-        yield _log_in(f"http://127.0.0.1:{port}")
+        yield _log_in(f"http://127.0.0.1:{port}", login)
 
 
 def _make_environment(home: Path, port: int) -> dict[str, str]:
@@ -91,12 +102,12 @@ def _make_environment(home: Path, port: int) -> dict[str, str]:
     }
 
 
-def _log_in(url: str) -> Ask:
-    """Wait for the API, and return a function that asks it as an administrator."""
+def _log_in(url: str, login: Mapping[str, str] | None) -> Ask:
+    """Wait for the API, and return what asks it."""
     until = time.monotonic() + START_SECONDS
     while True:
         try:
-            token = _send(f"{url}/auth/token")["access_token"]
+            token = _send(f"{url}/auth/token", login)["access_token"]
             break
         except (OSError, urllib.error.URLError):
             if time.monotonic() > until:

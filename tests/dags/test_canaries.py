@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rerank_jobs.job_file import load_job
+from rerank_jobs.report.page import render_page
+from rerank_jobs.reporting import gather_figures
 from tests.dags.conftest import CANARY, HOME, Table, result_of, serve_guarded, tasks_of
 from tests.dags.leaks import find_leaks, unfold
 
@@ -112,4 +115,6 @@ def test_neither_key_nor_texts_stand_anywhere_in_airflow(
     assert tasks_of(run)["relevance.score", 0] == outcome
     if outcome[0] == "success":
         assert result_of(run, "relevance")["paid_requests"] == 12
+        page = render_page(gather_figures(load_job(table.job_file), "eu|2026-11-14"))
+        assert [word for word in (KEY, CANARY) if word in page] == []
     assert search(table) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,20 +27,23 @@ NIGHT = "2026-11-22"
 def test_the_dags_import_without_errors(dag_bag: DagBag) -> None:
     """Airflow finds every DAG that comes with us and one of the tests' own, and no import error."""
     assert dag_bag.import_errors == {}
-    backfill = {"backfill_rerank", "backfill_rerank_partition"}
-    assert set(dag_bag.dags) == {"nightly_rerank", "own_rerank"} | backfill
+    ours = {"model_canary", "nightly_rerank", "search_log_enrichment", "own_rerank"}
+    assert set(dag_bag.dags) == ours | {"backfill_rerank", "backfill_rerank_partition"}
 
 
-def test_nightly_is_plan_then_mapped_score_then_publish(dag_bag: DagBag) -> None:
-    """The DAG is a chain of three tasks; scoring is mapped; publishing survives a skip."""
+def test_nightly_waits_plans_scores_publishes_and_reports(dag_bag: DagBag) -> None:
+    """The DAG is a chain of five tasks; scoring is mapped; what follows it survives a skip."""
     dag = dag_bag.dags["nightly_rerank"]
     assert {task.task_id: set(task.downstream_task_ids) for task in dag.tasks} == {
+        "wait_for_input": {"rerank.plan"},
         "rerank.plan": {"rerank.score", "rerank.publish"},
-        "rerank.score": {"rerank.publish"},
-        "rerank.publish": set(),
+        "rerank.score": {"rerank.publish", "rerank.report"},
+        "rerank.publish": {"rerank.report"},
+        "rerank.report": set(),
     }
     assert dag.get_task("rerank.score").is_mapped
-    assert dag.get_task("rerank.publish").trigger_rule == "none_failed"
+    for task in ("rerank.publish", "rerank.report"):
+        assert dag.get_task(task).trigger_rule == "none_failed"
     assert all(task.retries == 3 for task in dag.tasks)
 
 
@@ -69,11 +72,13 @@ def test_a_night_publishes_and_the_same_night_again_sends_nothing(
 
     assert first.state == "success"
     assert tasks_of(first) == {
+        ("wait_for_input", -1): ("success", 1),
         ("rerank.plan", -1): ("success", 1),
         ("rerank.score", 0): ("success", 1),
         ("rerank.score", 1): ("success", 1),
         ("rerank.score", 2): ("success", 1),
         ("rerank.publish", -1): ("success", 1),
+        ("rerank.report", -1): ("success", 1),
     }
     assert (found.problems, found.rows) == ((), 60)
     assert said["documents"] == {"scored": 60, "reused": 0, "single": 0, "failed": 0}
@@ -113,9 +118,55 @@ def test_the_published_asset_event_holds_the_figures(
     from sqlalchemy import select
 
     table = make_table(NIGHT)
-    run = run_dag("nightly_rerank", job=str(table.job_file), partition=NIGHT)
+    judged = [f"q{query:04d} 0 d00 1" for query in range(12)]
+    (table.folder / "judged.qrels").write_text("\n".join(judged), encoding="utf-8")
+    conf = {"job": str(table.job_file), "partition": NIGHT, "qrels": "judged.qrels"}
+    run = run_dag("nightly_rerank", **conf)
 
     with create_session() as session:
         query = select(AssetEvent.extra).where(AssetEvent.source_run_id == run.run_id)
-        extras = session.scalars(query).all()
-    assert [extra["rows"] for extra in extras] == [60]
+        (extra,) = session.scalars(query).all()
+    report = result_of(run, task="report")
+    told = {name: extra[name] for name in ("rows", "paid_usd", "queries_ranked", "top1_changed")}
+    assert told == {name: report[name] for name in told}
+    assert (told["rows"], told["queries_ranked"]) == (60, 12)
+    assert 0 < told["top1_changed"] < 1
+    assert (report["queries_judged"], report["ndcg_before"]) == (12, 1.0)
+    assert report["ndcg_after"] < 1.0
+    assert (report["requests"], report["throttled"], report["limit_utilisation"]) == (12, 0, None)
+
+
+def test_judgements_that_cannot_be_read_fail_the_report_alone(
+    make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
+) -> None:
+    """The night is published; its report fails at once, so that somebody looks."""
+    table = make_table(NIGHT)
+    conf = {"job": str(table.job_file), "partition": NIGHT, "qrels": "nowhere.qrels"}
+    run = run_dag("nightly_rerank", **conf)
+    assert tasks_of(run)["rerank.publish", -1] == ("success", 1)
+    assert tasks_of(run)["rerank.report", -1] == ("failed", 1)
+
+
+def read_files(table: Table) -> dict[str, bytes]:
+    """Return every published file and manifest."""
+    paths = [*table.folder.glob("out/**/*.parquet"), *table.folder.glob("out.state/*/manifest/*")]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def test_the_same_run_again_keeps_generation_and_bytes(
+    make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
+) -> None:
+    """Cleared as a whole, a run publishes what it published and sends nothing."""
+    at = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    table = make_table(NIGHT, job={"shards": {"rows_per_shard": 30}})
+    conf = {"job": str(table.job_file), "partition": NIGHT}
+    first = result_of(run_dag("nightly_rerank", at, **conf))
+    before = read_files(table)
+
+    again = run_dag("nightly_rerank", at, **conf)
+
+    assert (again.state, result_of(again)["requests"]) == ("success", 0)
+    assert result_of(again)["generation"] == first["generation"] == 1
+    assert result_of(again, task="report")["paid_requests"] == 12
+    assert len(before) == 3
+    assert read_files(table) == before

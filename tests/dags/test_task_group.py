@@ -68,6 +68,7 @@ def test_own_dag_names_its_partition_by_a_template(
         ("relevance.plan", -1),
         ("relevance.score", 0),
         ("relevance.publish", -1),
+        ("relevance.report", -1),
     }
     assert result_of(run, "relevance")["output"] == str(table.folder / "out/ds=eu|2026-11-20")
     instance = run.get_task_instance("relevance.score", map_index=0)
@@ -203,11 +204,11 @@ def test_the_partition_is_the_runs_key_then_the_parameter_then_the_date(
     partition_key: str | None, params: dict[str, Any], ds: str | None, expected: str
 ) -> None:
     """The partition of a run is found in this order, and without any it is the whole table."""
-    from rerank_jobs.airflow.task_group import _find_partition
+    from rerank_jobs.airflow.partition import find_partition
 
     run = SimpleNamespace(partition_key=partition_key)
     context = {"dag_run": run, "params": params} | ({"ds": ds} if ds else {})
-    assert _find_partition(context) == expected
+    assert find_partition(context) == expected
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_a_quota_with_a_known_reset_reschedules_its_mapped_task(
         ("relevance.score", 0): ("success", 1),
         ("relevance.score", 1): ("success", 1),
         ("relevance.publish", -1): ("success", 1),
+        ("relevance.report", -1): ("success", 1),
     }
     assert read_reschedules(run) == [("relevance.score", 0)]
     assert result_of(run, "relevance")["paid_requests"] == 12

@@ -73,6 +73,8 @@ def test_a_job_in_a_bucket_runs_verifies_and_runs_again_for_nothing(
     assert kept["out"] == read_parts(tmp_path / "local" / "out")
     assert len(kept["out.rejected"]) == 1
     assert first["manifest"].startswith(f"{base}/out.state/_all/manifest/")
+    moves = call_json(capsys, "report", job)["moves"]
+    assert moves["documents"] == moves["of"] == len(make_rows())
     state = open_store(f"{base}/out.state")
     assert state.exists(first["manifest"].removeprefix(f"{base}/out.state/"))
     holding = {n for n, data in read_all(state).items() if DOCUMENT_CANARY.encode() in data}
@@ -89,6 +91,44 @@ def test_a_job_in_a_bucket_runs_verifies_and_runs_again_for_nothing(
         "candidates.parquet",
         "job.yaml",
     ]
+
+
+@pytest.mark.slow
+def test_an_earlier_generation_in_a_bucket_comes_back(
+    tmp_path: Path, capsys: Capture, url: str, base: str
+) -> None:
+    """Gone back to, its bytes are the bucket's table again, whole and for nothing; and forth."""
+    rows = make_rows(queries=5)
+    blank = {**rows[0], "query_id": "blank", "query": " "}
+    changes: dict[str, Any] = {"endpoint": {"url": url}, "shards": {"rows_per_shard": 5}}
+    job = set_up(tmp_path, {**changes, "output": {"path": f"{base}/out"}}, [*rows[:12], blank])
+    roots = [open_store(f"{base}/{name}") for name in ("out", "out.rejected")]
+    tables = []
+    for generation in (1, 2):
+        assert call_json(capsys, "run", job)["generation"] == generation
+        tables.append([read_all(root) for root in roots])
+        write_table(tmp_path / "candidates.parquet", rows)
+    one, two = tables
+    assert one[0] != two[0]
+    assert (len(one[1]), len(two[1])) == (1, 0)
+
+    before = read_stats(url)
+    kept = call(capsys, "paths", job, "--generation", "1").out.splitlines()
+    assert all(path.startswith(f"{base}/out.state/") for path in kept)
+    assert sorted(open_store(base).read(path.removeprefix(f"{base}/")) for path in kept) == sorted(
+        one[0].values()
+    )
+    back = call_json(capsys, "publish", job, "--generation", "1")
+    assert (back["generation"], back["restores"], back["changed"]) == (3, 1, True)
+    assert [read_all(root) for root in roots] == one
+    verified = call_json(capsys, "verify", job)
+    assert (verified["problems"], verified["rows"]) == ([], 12)
+    again = call_json(capsys, "run", job)
+    assert (again["requests"], again["generation"], again["withdrawn"]) == (0, 3, True)
+    call_json(capsys, "publish", job, "--generation", "2")
+    assert [read_all(root) for root in roots] == two
+    assert call_json(capsys, "verify", job)["problems"] == []
+    assert read_stats(url) == before
 
 
 @pytest.mark.slow

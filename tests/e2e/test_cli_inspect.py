@@ -30,7 +30,7 @@ from tests.unit.cli.kit import (
 Capture = pytest.CaptureFixture[str]
 
 COMMANDS = (
-    *("run", "plan", "publish", "paths", "verify", "evaluate", "doctor"),
+    *("run", "plan", "publish", "paths", "verify", "evaluate", "enrich", "doctor"),
     *("serve", "init", "demo", "gc", "erase"),
 )
 

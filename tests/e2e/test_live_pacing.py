@@ -40,6 +40,7 @@ def count_accepted(servers: dict[str, str]) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_no_server_refuses_and_its_limit_is_used(servers: dict[str, str]) -> None:
     """20 windows after the first: 0 x 429, and 99.5 % of what the latency leaves of the limit.
 

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from rerank_jobs.cli.inspect import read_rankings
 from rerank_jobs.config import Job
 from rerank_jobs.job import RunResult, open_roots, run_partition
 from rerank_jobs.job_file import parse_job
+from rerank_jobs.measuring import read_rankings
 from rerank_jobs.publish.publisher import Roots
 from rerank_jobs.publish.verify import verify_generation
 from rerank_jobs.report.evaluation import Evaluation, EvaluationOptions, evaluate, evaluate_slices

@@ -43,6 +43,7 @@ def servers(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_processes_share_a_limit_and_a_killed_ones_part_comes_back(
     servers: dict[str, str], redis_port: int
 ) -> None:

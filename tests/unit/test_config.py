@@ -23,6 +23,7 @@ from rerank_jobs.errors import JobError, KeyStop
 from rerank_jobs.job_file import load_job, parse_job
 from rerank_jobs.places import is_inside
 from rerank_jobs.plan.identity import scorer_id
+from rerank_jobs.secret import HeldKey
 from tests.unit.cli.kit import JOB, KEY_CANARY, merge
 
 
@@ -219,6 +220,25 @@ def test_a_share_is_a_part_of_every_limit() -> None:
     assert (half.pace, half.token_pace) == (50, 4500)
     assert Endpoint(url="https://openrouter.ai/api/v1", share=0.25).pace == 250
     assert Endpoint(requests_per_minute=1, share=0.1).pace == 1
+
+
+def test_tasks_side_by_side_divide_a_limit_and_never_exceed_it() -> None:
+    """Each of n takes its n-th of the share; one in a store is shared whole; keys stay held."""
+    endpoint = Endpoint(requests_per_minute=1000, tokens_per_minute=90_000, share=0.5)
+    held = endpoint.hold_key(HeldKey("a connection", Secret(KEY_CANARY)))
+    assert endpoint.take_part(1) is endpoint
+    part = held.take_part(3)
+    assert (part.pace, part.token_pace, part.held_key) == (166, 15_000, held.held_key)
+    assert endpoint.pace == 500
+    assert Endpoint().take_part(8).pace is None
+    stored = Endpoint(requests_per_minute=1000, limit_store="redis://127.0.0.1:6379/0")
+    assert stored.take_part(4) is stored
+    for limited in (
+        Endpoint(requests_per_minute=3),
+        Endpoint(requests_per_minute=30, limit_window_seconds=6),
+    ):
+        with pytest.raises(JobError, match="cannot be divided among 4 processes"):
+            limited.take_part(4)
 
 
 @pytest.mark.parametrize(

@@ -130,12 +130,14 @@ def test_written_tables_have_the_types_of_their_contracts(run_files: dict[str, P
 
 
 def test_every_contract_has_one_version_and_is_listed() -> None:
-    """Nine contracts, ledger and library in version 2, others in 1, each named in the README."""
+    """Each contract has one file and is named in the README; those of summaries name no plan."""
     names = {"job", "candidates", "search_log", "scored", "rejected", "ledger", "library"}
     versions = contract_versions()
     assert versions == dict.fromkeys(names | {"plan", "manifest"}, 1) | {"ledger": 2, "library": 2}
     readme = (schema_folder() / "README.md").read_text(encoding="utf-8")
-    for name in versions:
+    files = [path.name.partition(".")[0] for path in schema_folder().glob("*.v*.*")]
+    assert sorted(files) == sorted({*versions, "search_summary", "day_summary"})
+    for name in files:
         assert f"`{name}`" in readme
 
 

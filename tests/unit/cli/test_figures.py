@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_jobs.cli.figures import describe_sending, list_sending, measure_utilisation
+from rerank_jobs.cli.figures import describe_sending, list_sending
 from rerank_jobs.job import run_partition
 from rerank_jobs.model import ScoreTotals, Tally
 from rerank_jobs.score.latency import classify_latency
@@ -72,9 +72,9 @@ def test_trouble_and_waste_are_told_where_there_was_some() -> None:
 def test_utilisation_is_the_share_of_what_the_limit_allowed() -> None:
     """Refused sends do not count as used; without a limit there is no such share."""
     used = ScoreTotals(requests=102, throttled=2, sends_allowed=125.0)
-    assert measure_utilisation(used) == pytest.approx(0.8)
+    assert used.utilisation == pytest.approx(0.8)
     assert describe_sending(used)["limit_utilisation"] == 0.8
-    assert measure_utilisation(QUIET) is None
+    assert QUIET.utilisation is None
 
 
 def test_a_run_counts_its_units_by_script(tmp_path: Path) -> None:
