@@ -28,6 +28,7 @@ def test_the_dags_import_without_errors(dag_bag: DagBag) -> None:
     """Airflow finds every DAG that comes with us and two of the tests' own, and no import error."""
     assert dag_bag.import_errors == {}
     ours = {"model_canary", "nightly_rerank", "search_log_enrichment"}
+    ours |= {"backfill_rerank", "backfill_rerank_partition"}
     assert set(dag_bag.dags) == ours | {"own_canary", "own_rerank"}
 
 
