@@ -81,7 +81,7 @@ bench-airflow: $(STAMP)
 	@$(BIN)/python -m benchmarks.airflow_overhead
 
 COMPILE := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
-	--no-header --no-annotate --generate-hashes --quiet
+	--no-strip-extras --no-header --no-annotate --generate-hashes --quiet
 
 pins: $(STAMP)
 	@$(COMPILE) pyproject.toml --extra dev --extra embedded -o requirements/dev.txt
