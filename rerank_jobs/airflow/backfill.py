@@ -161,10 +161,12 @@ def _sum_up(partition_dag: str) -> dict[str, Any]:
 
     context = get_current_context()
     ti: Any = context["ti"]
-    answer = ti.xcom_pull(task_ids="approve") or {}
-    rejected = ApprovalOperator.REJECT in answer.get("chosen_options", ())
+    runs = ti.xcom_pull(task_ids="price")
+    # A refusal leaves no XCom of ``approve``; it alone comes here without a run being queued.
+    queued = ti.get_dr_count(partition_dag, run_ids=[run["run_id"] for run in runs])
+    rejected = bool(runs) and queued == 0
     outcomes = []
-    for run in [] if rejected else ti.xcom_pull(task_ids="price"):
+    for run in [] if rejected else runs:
         run_id = run["run_id"]
         state = _read_state(ti, partition_dag, run_id)
         admission = _read_admission(ti, partition_dag, run_id)
