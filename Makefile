@@ -4,10 +4,12 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 export PYTHONWARNINGS ?=
 
-.PHONY: help setup demo test test-slow test-all lint format bench bench-pipeline bench-clients bench-pacing bench-library bench-airflow pins clean
+.PHONY: help setup demo cluster cluster-demo test test-slow test-all lint format bench bench-pipeline bench-clients bench-pacing bench-library bench-airflow pins clean
 
 help:
 	@echo "make demo      rerank a table made from Python's own documentation, without key or service"
+	@echo "make cluster   Airflow with Postgres, Redis and two Celery workers on this machine, until Ctrl-C"
+	@echo "make cluster-demo  the demo's table through the nightly DAG on it"
 	@echo "make test      the tests, side by side on all cores (about four minutes on two)"
 	@echo "make test-all  the tests and the slow ones (crash, large)"
 	@echo "make lint      ruff, mypy, import-linter"
@@ -30,6 +32,12 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/rerank-jobs demo --folder demo
+
+cluster: $(STAMP)
+	@$(BIN)/python -m tests.cluster
+
+cluster-demo: $(STAMP)
+	@$(BIN)/python -m tests.cluster demo
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile
@@ -73,7 +81,7 @@ bench-airflow: $(STAMP)
 	@$(BIN)/python -m benchmarks.airflow_overhead
 
 COMPILE := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
-	--no-header --no-annotate --generate-hashes --quiet
+	--no-strip-extras --no-header --no-annotate --generate-hashes --quiet
 
 pins: $(STAMP)
 	@$(COMPILE) pyproject.toml --extra dev --extra embedded -o requirements/dev.txt

@@ -16,12 +16,14 @@ from rerank_jobs.errors import BudgetStop, RerankJobsError
 from rerank_jobs.ledger.spending import count_spending, sum_payments
 from rerank_jobs.plan.build import Draft
 from rerank_jobs.plan.frozen import Plan, run_folder
+from rerank_jobs.plan.promise import Promise
 from rerank_jobs.storage import Store
 
 __all__ = [
     "Cap",
     "Outlook",
     "check_outlook",
+    "count_rest",
     "explain_stop",
     "find_tightest",
     "foresee",
@@ -113,22 +115,31 @@ def foresee(
     What was paid for the plan is a part of what is spent, so only the rest of each allowance is
     still to come, and none where a shard is done.
     """
-    run = f"{partition}/run/{identity}"
-    caps = read_caps(job, state, now, ours=run)
+    caps = read_caps(job, state, now, ours=f"{partition}/run/{identity}")
     if not caps:
         return Outlook()
-    allowances = {run: plan.promise.allowance_usd}
-    if isinstance(plan, Plan):
+    frozen = plan if isinstance(plan, Plan) else None
+    return Outlook(caps, count_rest(state, partition, identity, plan.promise, frozen))
+
+
+def count_rest(
+    state: Store, partition: str, identity: str, promise: Promise, plan: Plan | None
+) -> float:
+    """Return the most (USD) that a plan may still cost: its allowances, less what it has paid.
+
+    Nothing where a shard is done. ``plan`` is ``None`` where none is frozen.
+    """
+    allowances = {f"{partition}/run/{identity}": promise.allowance_usd}
+    if plan is not None:
         allowances = {
             run_folder(partition, identity, shard.number): shard.allowance_usd
             for shard in plan.shards
         }
-    rest = [
+    return sum(
         max(0.0, allowance - sum_payments(state, folder))
         for folder, allowance in allowances.items()
         if not state.exists(f"{folder}/done.json")
-    ]
-    return Outlook(caps, sum(rest))
+    )
 
 
 def check_outlook(job: Job, outlook: Outlook) -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from rerank_jobs.budgets import Outlook, check_outlook, foresee
+from rerank_jobs.assumed import add_assumed, assume_draft, assume_plan
+from rerank_jobs.budgets import Outlook, check_outlook, count_rest, foresee
 from rerank_jobs.config import ALL, Job, check_partition_key, read_api_key
 from rerank_jobs.embedded import identify_scorer
 from rerank_jobs.errors import StateError
@@ -31,7 +33,14 @@ from rerank_jobs.upkeep import (
     prepare_state,
 )
 
-__all__ = ["Planned", "find_plan", "open_roots", "plan_partition", "preview_partition"]
+__all__ = [
+    "Planned",
+    "find_plan",
+    "find_rest",
+    "open_roots",
+    "plan_partition",
+    "preview_partition",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,17 @@ class Planned:
         return self.current is not None and self.current.plan_id != self.plan_id
 
 
+def find_rest(job: Job, planned: Planned) -> float:
+    """Return the most (USD) that a partition's plan may still cost, with retries.
+
+    Nothing if it is published; of a plan that is frozen, the allowances less what is paid.
+    """
+    if planned.current is not None:
+        return 0.0
+    state, identity = open_store(job.state_root), planned.plan_id
+    return count_rest(state, planned.partition, identity, planned.promise, planned.plan)
+
+
 def open_roots(job: Job) -> Roots:
     """Return the stores of a job; nothing is created yet."""
     return Roots(
@@ -79,13 +99,28 @@ def plan_partition(job: Job, partition: str = ALL, *, limit_queries: int | None 
 
 
 def preview_partition(
-    job: Job, partition: str = ALL, *, limit_queries: int | None = None
+    job: Job,
+    partition: str = ALL,
+    *,
+    limit_queries: int | None = None,
+    assumed: Path | None = None,
 ) -> Planned:
-    """Price a partition without freezing anything: what ``rerank-jobs plan`` prints."""
-    return _plan(job, partition, limit_queries, frozen=False)
+    """Price a partition without freezing anything: what ``rerank-jobs plan`` prints.
+
+    ``assumed`` is a folder of pairs that count as known already (``rerank_jobs.assumed``); those
+    that this partition would send are added to it.
+    """
+    return _plan(job, partition, limit_queries, frozen=False, assumed=assumed)
 
 
-def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) -> Planned:
+def _plan(
+    job: Job,
+    partition: str,
+    limit_queries: int | None,
+    *,
+    frozen: bool,
+    assumed: Path | None = None,
+) -> Planned:
     check_partition_key(partition)
     body_fields(job.endpoint)  # a field that the dialect does not take is told before any work
     table = open_input(job, partition)
@@ -109,6 +144,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         if frozen:
             check_budget(job, plan.promise)
             check_outlook(job, outlook)
+        elif assumed is not None:
+            assume_plan(assumed, state, plan)
         paid = add_up_spent(state, plan)
         return Planned(partition, identity, plan.promise, plan, None, paid, outlook)
     if frozen:
@@ -123,7 +160,7 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
             job,
             table,
             salt=salt,
-            library=library.sql,
+            library=library.sql if assumed is None else add_assumed(library.sql, assumed),
             folder=folder,
             limit_queries=limit_queries,
             max_passages=DIALECTS[job.endpoint.dialect].max_passages,
@@ -132,6 +169,8 @@ def _plan(job: Job, partition: str, limit_queries: int | None, *, frozen: bool) 
         )
         outlook = foresee(job, state, partition, identity, draft, now=time.time())
         if not frozen:
+            if assumed is not None:
+                assume_draft(assumed, draft)
             return Planned(partition, identity, draft.promise, None, None, outlook=outlook)
         check_budget(job, draft.promise)
         check_outlook(job, outlook)

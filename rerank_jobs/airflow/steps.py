@@ -38,7 +38,7 @@ from rerank_jobs.report.outcome import (
 from rerank_jobs.score import Progress
 from rerank_jobs.tables.arrival import is_input_there
 
-__all__ = ["look_for_input", "plan", "publish", "report", "score"]
+__all__ = ["load", "look_for_input", "plan", "publish", "report", "score"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _SENT = ("requests", "search_units", "cost_usd")
 
 def look_for_input(job_file: str, partition: str, ready_file: str = "") -> bool:
     """Say whether a partition's input is there; see ``rerank_jobs.tables.arrival``."""
-    job = _load(job_file, "")
+    job = load(job_file, "")
     there = is_input_there(job, partition, ready_file)
     log.info(
         "Input of partition %s is %s: %s",
@@ -69,7 +69,7 @@ def plan(
         JobError, InputError, StateError, BudgetStop, KeyStop: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file, conn_id)
+    job = load(job_file, conn_id)
     planned = plan_partition(job, partition)
     numbers = [] if planned.plan is None else [shard.number for shard in planned.plan.shards]
     shards = [
@@ -133,7 +133,7 @@ def score(
         Stopped, Interrupted, Busy, Fenced, StateError: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file, conn_id)
+    job = load(job_file, conn_id)
     job = job.model_copy(update={"endpoint": job.endpoint.take_part(parallel)})
     number = int(shard["shard"])
     planned = find_plan(job, shard["partition"], shard["plan_id"])
@@ -191,7 +191,7 @@ def publish(
         GateFailed, StateError, CommitUnknown: see ``rerank_jobs.job``.
 
     """
-    job = _load(job_file, conn_id)
+    job = load(job_file, conn_id)
     planned = find_plan(job, partition, plan_id)
     _check_scorer(job, planned)
     generation = publish_partition(job, planned)
@@ -220,7 +220,7 @@ def report(
         InputError: the judgements cannot be used. The table is published all the same.
 
     """
-    job = _load(job_file, "")
+    job = load(job_file, "")
     roots = open_roots(job)
     current = read_current(roots.state, published["partition"])
     names = ("partition", "plan_id", "generation", "rows", "rows_rejected")
@@ -241,7 +241,8 @@ def report(
     return figures
 
 
-def _load(job_file: str, conn_id: str) -> Job:
+def load(job_file: str, conn_id: str) -> Job:
+    """Return the job of a file, completed by the Airflow connection if one is named."""
     job = load_job(Path(job_file).expanduser())
     if not conn_id:
         return job

@@ -80,10 +80,13 @@ def count_spending(store: Store, since: Sequence[float], now: float, *, ours: st
     return Spending(tuple(paid), reserved)
 
 
-def sum_payments(store: Store, folder: str) -> float:
-    """Return what was paid under ``folder`` (a shard or a run) in all, in dollars."""
-    _, dollars = _read_payments(store, _list_payments(store, folder))
-    return float(dollars.sum())
+def sum_payments(store: Store, folder: str, since: float = 0.0) -> float:
+    """Return what was paid under ``folder`` (a shard, a run or a partition's runs), in dollars.
+
+    ``since`` (seconds since the epoch) leaves out what was paid before.
+    """
+    instants, dollars = _read_payments(store, _list_payments(store, folder))
+    return float(dollars[instants >= since].sum())
 
 
 def _list_payments(store: Store, folder: str) -> list[Entry]:

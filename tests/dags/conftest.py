@@ -56,6 +56,15 @@ with DAG(
     )
 """
 
+OWN_CANARY = """
+from airflow.sdk import DAG, Param
+
+from rerank_jobs.airflow import canary_task
+
+with DAG("own_canary", schedule=None, params={"job": Param("", type="string")}):
+    canary_task("{{ params.job }}", task_id="warned", on_moved="warn")
+"""
+
 # In memory where that can be: SQLite waits for the disk, and other tests keep the disk busy.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 HOME = Path(tempfile.mkdtemp(prefix="rerank-jobs-airflow-", dir=MEMORY))
@@ -64,6 +73,7 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 for _dag_file in find_dags_folder().glob("*.py"):
     shutil.copy(_dag_file, HOME / "dags")
 (HOME / "dags" / "own_rerank.py").write_text(OWN_DAG, encoding="utf-8")
+(HOME / "dags" / "own_canary.py").write_text(OWN_CANARY, encoding="utf-8")
 
 _environment = make_environment(HOME, HOME / "dags", os.environ)
 _environment["AIRFLOW__CORE__FERNET_KEY"] = Fernet.generate_key().decode()

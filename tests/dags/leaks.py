@@ -8,11 +8,11 @@ import gzip
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-__all__ = ["find_leaks", "unfold"]
+__all__ = ["find_leaks", "find_words", "unfold"]
 
 DEEPEST = 5
 _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
@@ -20,9 +20,14 @@ _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
 
 def find_leaks(folder: Path, words: Sequence[str]) -> list[str]:
     """Return ``place: word`` for every file and every table of ``*.db`` that holds a word."""
+    return find_words(_read_all(folder), words)
+
+
+def find_words(contents: Iterable[tuple[str, bytes]], words: Sequence[str]) -> list[str]:
+    """Return ``place: word`` for every (place, content) that holds a word, packed or not."""
     wanted = [word.encode() for word in words]
     found = []
-    for place, content in _read_all(folder):
+    for place, content in contents:
         for layer in unfold(content):
             found += [f"{place}: {word.decode()}" for word in wanted if word in layer]
     return sorted(set(found))

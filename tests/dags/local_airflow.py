@@ -34,9 +34,9 @@ class Ask:
     url: str
     token: str
 
-    def __call__(self, path: str, data: Any = None) -> Any:
-        """Return what the API answers; with ``data`` it is a POST."""
-        return _send(f"{self.url}/api/v2{path}", data, self.token)
+    def __call__(self, path: str, data: Any = None, method: str | None = None) -> Any:
+        """Return what the API answers; with ``data`` it is a POST unless a method is named."""
+        return _send(f"{self.url}/api/v2{path}", data, self.token, method)
 
 
 _COMPONENTS = (
@@ -59,8 +59,9 @@ def run_airflow(
 ) -> Iterator[Ask]:
     """Start an Airflow that lives in ``home`` (DAGs in ``home/dags``); stop all of it at the end.
 
-    Yields ``ask(path, data)``, which calls the REST API and returns what it answers. Whoever calls
-    is an administrator, unless ``variables`` say otherwise: then ``login`` has name and password.
+    Yields ``ask(path, data, method)``, which calls the REST API and returns what it answers.
+    Whoever calls is an administrator, unless ``variables`` say otherwise: then ``login`` has name
+    and password.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -93,6 +94,8 @@ def _make_environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # SQLite has one writer; on a busy machine its turn may take longer than the usual 5 s.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
@@ -113,10 +116,12 @@ def _log_in(url: str, login: Mapping[str, str] | None) -> Ask:
     return Ask(url, token)
 
 
-def _send(url: str, data: Any = None, token: str = "") -> Any:
+def _send(url: str, data: Any = None, token: str = "", method: str | None = None) -> Any:
     body = None if data is None else json.dumps(data).encode()
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - http on loopback
+    request = urllib.request.Request(  # noqa: S310 - http on loopback
+        url, body, headers, method=method
+    )
     with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
         return json.load(answer)
 

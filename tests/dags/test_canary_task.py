@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rerank_jobs.airflow.canary import canary_task
-from rerank_jobs.airflow.once import find_dags_folder
 from rerank_jobs.job_file import load_job
 from rerank_jobs.storage import open_store, read_json, seal_json
-from tests.dags.conftest import HOME, Table, tasks_of
+from tests.dags.conftest import Table, tasks_of
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 pytestmark = pytest.mark.dags
-
-# Every test module is imported before the first test loads the DAGs.
-shutil.copy(find_dags_folder() / "model_canary.py", HOME / "dags")
-(HOME / "dags" / "own_canary.py").write_text(
-    """
-from airflow.sdk import DAG, Param
-
-from rerank_jobs.airflow import canary_task
-
-with DAG("own_canary", schedule=None, params={"job": Param("", type="string")}):
-    canary_task("{{ params.job }}", task_id="warned", on_moved="warn")
-""",
-    encoding="utf-8",
-)
 
 
 def pull(run: DagRun, task: str) -> dict[str, Any]:

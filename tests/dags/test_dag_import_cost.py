@@ -18,15 +18,17 @@ pytestmark = pytest.mark.dags
 LIMIT_SECONDS = 0.3
 ATTEMPTS = 3
 
+# CPU time: other tests may keep the machine busy, and an import that waits for something is caught
+# by WATCH.
 TIME = """
 import importlib.util, json, sys, time
 
 import airflow.sdk
 
-started = time.perf_counter()
+started = time.process_time()
 spec = importlib.util.spec_from_file_location("dag_file", sys.argv[1])
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
-print(json.dumps([time.perf_counter() - started, sorted(sys.modules)]))
+print(json.dumps([time.process_time() - started, sorted(sys.modules)]))
 """
 
 # Airflow's own cron parser asks the program "file" about the interpreter when it is imported.
@@ -64,7 +66,7 @@ def run_fresh(script: str, file: Path) -> Any:
 
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
 def test_importing_costs_little_beyond_airflow_itself(file: Path) -> None:
-    """One of a few imports takes less than 0.3 s once airflow.sdk is there, and none is heavy."""
+    """An import takes less than 0.3 s of CPU once airflow.sdk is there, and loads nothing heavy."""
     for _ in range(ATTEMPTS):
         seconds, modules = run_fresh(TIME, file)
         assert {"pyarrow", "duckdb", "numpy"}.isdisjoint(modules)
