@@ -37,7 +37,7 @@ from rerank_jobs.tables.sink import choose_row_group, write_parquet
 from rerank_jobs.tables.sources import quote, quote_text
 from rerank_jobs.upkeep import check_state, prepare_state
 
-__all__ = ["Enriched", "enrich_partition"]
+__all__ = ["Enriched", "drop_summaries", "enrich_partition"]
 
 MOST_TRIES = 10
 
@@ -111,6 +111,19 @@ def enrich_partition(
         f"job {job.name}: {MOST_TRIES} generations were published while one was summarised: try"
         " again"
     )
+
+
+def drop_summaries(job: Job, partition: str) -> None:
+    """Remove a partition's summaries, which hold ids; ``enrich_partition`` makes them again.
+
+    Only for the one process that holds the claim of the partition's publishing.
+    """
+    store = open_store(job.summaries_root)
+    for kind in (SEARCHES, DAYS):
+        folder = f"{kind}/{job.partition_folder(partition)}".rstrip("/")
+        for entry in store.entries(folder):
+            if entry.name.rpartition("/")[0] == folder:
+                store.delete(entry.name)
 
 
 def _find_columns(job: Job) -> SearchColumns:

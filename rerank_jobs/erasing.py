@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rerank_jobs.collecting import is_foreign
 from rerank_jobs.config import Job, check_partition_key
+from rerank_jobs.enriching import drop_summaries
 from rerank_jobs.errors import StateError
 from rerank_jobs.ledger.claims import Claim, acquire
 from rerank_jobs.ledger.compaction import compact
@@ -188,6 +189,7 @@ def _remove_texts(job: Job, roots: Roots, sighting: Sighting, wanted: Wanted, cl
     state, partition = roots.state, sighting.partition
     generations = read_generations(state, partition)
     if sighting.published:
+        drop_summaries(job, partition)  # first: a second try would not look here again
         document = rewrite_generation(job, roots, generations, sighting, wanted)
         current = publish_document(job, roots, generations[-1], document, check=claim.check)
         generations = [*generations, current]

@@ -14,9 +14,11 @@ import yaml
 
 from rerank_jobs.contracts import arrow_schema
 from rerank_jobs.enriching import enrich_partition
+from rerank_jobs.erasing import erase
 from rerank_jobs.job import run_partition
 from rerank_jobs.job_file import load_job, parse_job
 from rerank_jobs.storage import LocalStore, open_store
+from rerank_jobs.tables.matching import Wanted
 from tests.builders import LOG_COLUMNS
 from tests.click_oracle import describe_day, describe_search
 from tests.log_kit import COLUMNS, make_searches, read_files, write_log_job, write_searches
@@ -352,3 +354,16 @@ def test_a_search_without_an_id_is_named_by_file_and_row(tmp_path: Path) -> None
         rows = read_summary(tmp_path / str(number), "searches")
         assert {row["search_id"] for row in rows} == {None if changes else "same"}
         assert len({(row["part"], row["row"]) for row in rows}) == 4
+
+
+def test_erasing_a_document_takes_its_summaries_along(tmp_path: Path) -> None:
+    """What is erased is in no summary: they go with it, and are made anew without it."""
+    job = load_job(set_up(tmp_path))
+    assert enrich_partition(job, DAY).day["results"] == 12 * 5
+    wanted = Wanted("document_id", frozenset({"d0"}))
+    erase(job, wanted)
+    assert len(list((tmp_path / "out.summaries").rglob("*.parquet"))) == 2
+    erase(job, wanted, write=True)
+    assert list((tmp_path / "out.summaries").rglob("*.parquet")) == []
+    again = enrich_partition(job, DAY)
+    assert (again.generation, again.day["results"]) == (2, 12 * 4)
