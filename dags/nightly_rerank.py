@@ -69,13 +69,7 @@ with DAG(
     deadline=alert_after(DEADLINE, LATE_HOOK),
     tags=["rerank"],
 ):
-    wait_for_input = PartitionSensor(
-        task_id="wait_for_input",
-        job="{{ params.job }}",
-        ready_file="{{ params.ready_file or '' }}",
-        timeout=WAIT,
-    )
-    wait_for_input >> rerank_task_group(
+    rerank = rerank_task_group(
         "{{ params.job }}",
         conn_id="{{ params.conn_id or '' }}",
         outlets=[Asset("reranked")],
@@ -83,3 +77,11 @@ with DAG(
         parallel=PARALLEL,
         qrels="{{ params.qrels or '' }}",
     )
+    if WAIT:
+        wait_for_input = PartitionSensor(
+            task_id="wait_for_input",
+            job="{{ params.job }}",
+            ready_file="{{ params.ready_file or '' }}",
+            timeout=WAIT,
+        )
+        wait_for_input >> rerank

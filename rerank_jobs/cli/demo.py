@@ -126,6 +126,7 @@ def _run_dag(
     command += ["--conf", conf, "--xcom-of", "rerank.publish", "--result", str(result)]
     command += ["--run-after", RUN_AFTER]
     environment = make_environment(home, find_dags_folder(), os.environ)
+    environment["RERANK_JOBS_WAIT_HOURS"] = "0"  # its table is there, or never will be
     with (
         log.open("wb") as sink,
         subprocess.Popen(  # noqa: S603 - our own module, no shell
