@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -19,13 +20,24 @@ if TYPE_CHECKING:
 
     from rerank_jobs.lineage import Dataset
 
-__all__ = ["REPORT_KEY", "REPORT_PREFIX", "PublishOperator", "RunReportLink"]
+__all__ = ["REPORT_KEY", "REPORT_PREFIX", "PublishOperator", "RunReportLink", "list_sent"]
 
 REPORT_KEY = "report"
 """XCom key of what the report of a run is made from: ``job``, ``partition``, ``generation``."""
 
 REPORT_PREFIX = "/rerank"
 """Where the api-server serves reports (``rerank_jobs.airflow.plugin``)."""
+
+
+def list_sent(plan: dict[str, Any], scored: Any) -> Sequence[dict[str, Any]]:
+    """Return what the scoring tasks of this very run returned, none where nothing was to score.
+
+    A run that is cleared keeps what its tasks returned before if it has no such tasks any more.
+    """
+    # The sequence is lazy: a slice is one call, and iterating asks for an item beyond the last.
+    count = int(plan["shards"])
+    sent: Sequence[dict[str, Any]] = scored[:count] if scored is not None and count else ()
+    return sent
 
 
 class RunReportLink(BaseOperatorLink):
@@ -71,8 +83,7 @@ class PublishOperator(BaseOperator):
         """Publish; see ``rerank_jobs.airflow.steps.publish``, whose figures are returned."""
         from rerank_jobs.airflow import steps
 
-        # The sequence is lazy: a slice is one call, and iterating asks for an item beyond the last.
-        sent = self.scored[:] if self.scored is not None else ()
+        sent = list_sent(self.plan, self.scored)
         partition, plan_id = self.plan["partition"], self.plan["plan_id"]
         with report_failures(context["task_reschedule_count"]):
             figures = steps.publish(self.job, partition, plan_id, sent, self.conn_id)

@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import Asset, TaskGroup, TriggerRule, get_current_context, task
 
 from rerank_jobs.airflow.failures import report_failures
-from rerank_jobs.airflow.operators import PublishOperator
+from rerank_jobs.airflow.operators import PublishOperator, list_sent
 from rerank_jobs.airflow.partition import find_partition
 
 __all__ = ["rerank_task_group"]
@@ -72,7 +72,8 @@ def rerank_task_group(
             trigger_rule=TriggerRule.NONE_FAILED,
         )
         published: Any = publish.output
-        _report(job=job, published=published, scored=scored, qrels=qrels or "")
+        counted = {"plan": planned["plan"], "published": published, "scored": scored}
+        _report(job=job, **counted, qrels=qrels or "")
     return group
 
 
@@ -108,13 +109,17 @@ def _score(job: str, conn_id: str, parallel: int, shard: dict[str, Any]) -> dict
 
 @task(task_id="report", trigger_rule=TriggerRule.NONE_FAILED)
 def _report(
-    job: str, published: dict[str, Any], scored: Sequence[dict[str, Any]] | None, qrels: str
+    job: str,
+    plan: dict[str, Any],
+    published: dict[str, Any],
+    scored: Sequence[dict[str, Any]] | None,
+    qrels: str,
 ) -> dict[str, Any]:
     from rerank_jobs.airflow import steps
     from rerank_jobs.airflow.metrics import record_run
 
     context = get_current_context()
-    sent = scored[:] if scored is not None else ()
+    sent = list_sent(plan, scored)
     with report_failures(context["task_reschedule_count"]):
         figures = steps.report(job, published, sent, qrels)
     started: Any = context["dag_run"].start_date

@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 3
-        except RuntimeError:
+        except Exception:  # DuckDB's own words for a signal that came during a query
             if not signals:
                 raise
-            return _tell_interrupted()  # DuckDB's own word for a signal that came during a query
+            return _tell_interrupted()
 
 
 def _tell_interrupted() -> int:

@@ -8,8 +8,10 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from rerank_jobs.cli import run
 from tests.unit.cli.kit import call
 
 DEADLINE = 30.0
@@ -44,3 +46,19 @@ def test_a_signal_before_anything_is_sent_ends_with_code_130(
     helper.join()
     outcome.assert_says(130, "interrupted")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_during_a_query_ends_with_code_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What DuckDB makes of a signal while it calls back, an error of its own, is no crash."""
+
+    def query(_: object) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise duckdb.InvalidInputException("counting the rows failed") from None
+        return 0
+
+    monkeypatch.setattr(run, "run_job", query)
+    call(capsys, "run", tmp_path / "job.yaml").assert_says(130, "interrupted")
