@@ -37,7 +37,7 @@ def test_nightly_waits_plans_scores_publishes_and_reports(dag_bag: DagBag) -> No
     dag = dag_bag.dags["nightly_rerank"]
     assert {task.task_id: set(task.downstream_task_ids) for task in dag.tasks} == {
         "wait_for_input": {"rerank.plan"},
-        "rerank.plan": {"rerank.score", "rerank.publish"},
+        "rerank.plan": {"rerank.score", "rerank.publish", "rerank.report"},
         "rerank.score": {"rerank.publish", "rerank.report"},
         "rerank.publish": {"rerank.report"},
         "rerank.report": set(),
