@@ -82,6 +82,7 @@ def test_a_day_is_published_and_summarised_once(
     assert not any(canary in str(said) + airflow_log() for canary in CANARIES)
 
 
+@pytest.mark.slow
 def test_a_crash_between_both_summaries_is_mended_by_the_retry(
     job_file: Path,
     dag_bag: DagBag,

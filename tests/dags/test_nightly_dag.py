@@ -57,6 +57,7 @@ def test_nightly_runs_one_night_at_a_time_for_the_day_before(dag_bag: DagBag) ->
     assert dag.default_args["retry_delay"] == timedelta(minutes=1)
 
 
+@pytest.mark.slow
 def test_a_night_publishes_and_the_same_night_again_sends_nothing(
     make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
 ) -> None:

@@ -55,6 +55,7 @@ def assert_published_once(table: Table, partition: str, epochs: int) -> None:
     assert len(everything) == len(set(everything)) == table.queries * table.documents
 
 
+@pytest.mark.slow
 def test_own_dag_names_its_partition_by_a_template(
     make_table: Callable[..., Table], run_dag: Callable[..., DagRun]
 ) -> None:

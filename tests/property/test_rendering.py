@@ -39,7 +39,12 @@ _LEAVES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.string(), _texts),
     (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
     (pa.float64(), st.floats(allow_nan=False)),
-    (pa.float32(), st.floats(allow_nan=False, width=32).map(lambda x: float(f"{x:.6g}"))),
+    (
+        pa.float32(),
+        st.floats(allow_nan=False, allow_subnormal=False, width=32).map(
+            lambda x: float(f"{x:.6g}")
+        ),
+    ),
     (pa.bool_(), st.booleans()),
     (pa.date32(), st.dates()),
     (pa.timestamp("us"), _instants),

@@ -88,6 +88,7 @@ def test_a_range_that_names_nothing_is_refused(
         list_keys(first, last, partitions)
 
 
+@pytest.mark.slow
 def test_a_pair_of_two_days_is_priced_once_as_it_is_paid(job: Job, url: str) -> None:
     """The price of the range is what running it newest first costs; alone it would be more."""
     priced = price_range(job, DAYS)
