@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, Param
 
 from rerank_jobs.airflow.backfill import add_partition_tasks, add_range_tasks
+from rerank_jobs.airflow.defaults import RETRIES
 
 HOME = os.environ.get("AIRFLOW_HOME", "~/airflow")
 JOB_FILE = os.environ.get("RERANK_JOBS_NIGHTLY", f"{HOME}/jobs/nightly.yaml")
@@ -36,13 +36,6 @@ PARTITION_DOC = """
 Started by `backfill_rerank`, one at a time. **admit** lets it begin if its whole price fits what is
 left of the budget; else the rest is skipped.
 """
-
-RETRIES = {
-    "retries": 3,
-    "retry_delay": timedelta(minutes=1),
-    "retry_exponential_backoff": 2.0,
-    "max_retry_delay": timedelta(minutes=15),
-}
 
 DAY = r"^\d{4}-\d{2}-\d{2}$"
 PARAMS = {

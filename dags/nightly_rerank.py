@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param
+from airflow.sdk import DAG, Asset, CronPartitionTimetable
 
 from rerank_jobs.airflow import PartitionSensor, rerank_task_group
 from rerank_jobs.airflow.deadline import alert_after
+from rerank_jobs.airflow.defaults import RETRIES, text_param
 
 # Read when the file is parsed: set them where the scheduler's DAG processor and the workers run.
 HOME = os.environ.get("AIRFLOW_HOME", "~/airflow")
@@ -36,13 +37,6 @@ Running it again for a published partition sends nothing. Another partition: tri
 partition key, or with the parameter `partition`.
 """
 
-
-def text(default: str | None, description: str) -> Param:
-    """Return a parameter that is text, or may be left empty if its default is."""
-    types = ["null", "string"] if default is None else "string"
-    return Param(default, type=types, minLength=1, description=description)
-
-
 with DAG(
     "nightly_rerank",
     description="Rerank yesterday's partition",
@@ -54,18 +48,19 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     params={
-        "job": text(JOB_FILE, "path of the job file"),
-        "partition": text(None, "partition key, for runs that were not started for a partition"),
-        "conn_id": text(None, "connection that holds the API key; empty: the worker's environment"),
-        "ready_file": text(None, "wait for this file too, from the partition's folder: _SUCCESS"),
-        "qrels": text(None, "judgements, from the job file's folder, for nDCG in the report"),
+        "job": text_param(JOB_FILE, "path of the job file"),
+        "partition": text_param(
+            None, "partition key, for runs that were not started for a partition"
+        ),
+        "conn_id": text_param(
+            None, "connection that holds the API key; empty: the worker's environment"
+        ),
+        "ready_file": text_param(
+            None, "wait for this file too, from the partition's folder: _SUCCESS"
+        ),
+        "qrels": text_param(None, "judgements, from the job file's folder, for nDCG in the report"),
     },
-    default_args={
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=15),
-    },
+    default_args=RETRIES,
     deadline=alert_after(DEADLINE, LATE_HOOK),
     tags=["rerank"],
 ):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 
-from airflow.sdk import DAG, Asset, Param, PartitionedAssetTimetable
+from airflow.sdk import DAG, Asset, PartitionedAssetTimetable
 
 from rerank_jobs.airflow import rerank_task_group, summarize_searches
+from rerank_jobs.airflow.defaults import RETRIES, text_param
 
 # Read when the file is parsed: set them where the scheduler's DAG processor and the workers run.
 HOME = os.environ.get("AIRFLOW_HOME", "~/airflow")
@@ -33,13 +33,6 @@ Running it again for a published partition sends nothing and changes nothing. An
 trigger it with a partition key, or with the parameter `partition`.
 """
 
-
-def text(default: str | None, description: str) -> Param:
-    """Return a parameter that is text, or may be left empty if its default is."""
-    types = ["null", "string"] if default is None else "string"
-    return Param(default, type=types, minLength=1, description=description)
-
-
 with DAG(
     "search_log_enrichment",
     description="Rerank a search log and summarise its clicks",
@@ -48,16 +41,15 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     params={
-        "job": text(JOB_FILE, "path of the job file"),
-        "partition": text(None, "partition key, for runs that were not started for a partition"),
-        "conn_id": text(None, "connection that holds the API key; empty: the worker's environment"),
+        "job": text_param(JOB_FILE, "path of the job file"),
+        "partition": text_param(
+            None, "partition key, for runs that were not started for a partition"
+        ),
+        "conn_id": text_param(
+            None, "connection that holds the API key; empty: the worker's environment"
+        ),
     },
-    default_args={
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=15),
-    },
+    default_args=RETRIES,
     tags=["rerank"],
 ):
     rerank = rerank_task_group(

@@ -138,16 +138,9 @@ def _plan(
         return published
     plan = _read_frozen(state, partition, identity)
     if plan is not None:
-        if frozen:  # what other plans paid for since this one was frozen is not paid again
-            _compact(state, partition, but=identity)
-        outlook = foresee(job, state, partition, identity, plan, now=time.time())
-        if frozen:
-            check_budget(job, plan.promise)
-            check_outlook(job, outlook)
-        elif assumed is not None:
+        if not frozen and assumed is not None:
             assume_plan(assumed, state, plan)
-        paid = add_up_spent(state, plan)
-        return Planned(partition, identity, plan.promise, plan, None, paid, outlook)
+        return _resume(job, state, plan, frozen=frozen)
     if frozen:
         read_api_key(job.endpoint)
         read_access(job.endpoint, job.resolve)
@@ -156,11 +149,12 @@ def _plan(
     cutoff = datetime.now(UTC) - timedelta(days=job.reuse.max_age_days)
     library = Lookup() if job.reuse.mode == "off" else find_scores(state, scorer, cutoff)
     with scratch_folder(state.location) as folder:
+        known = library.sql if assumed is None else add_assumed(library.sql, assumed)
         draft = build_plan(
             job,
             table,
             salt=salt,
-            library=library.sql if assumed is None else add_assumed(library.sql, assumed),
+            library=known,
             folder=folder,
             limit_queries=limit_queries,
             max_passages=DIALECTS[job.endpoint.dialect].max_passages,
@@ -178,6 +172,18 @@ def _plan(
             state, job, table, partition, scorer, identity, draft, limit_queries, library.files
         )
     return Planned(partition, identity, plan.promise, plan, None, outlook=outlook)
+
+
+def _resume(job: Job, state: Store, plan: Plan, *, frozen: bool) -> Planned:
+    """Return a plan that is frozen already, with what it has paid and where the budgets stand."""
+    if frozen:  # what other plans paid for since this one was frozen is not paid again
+        _compact(state, plan.partition, but=plan.plan_id)
+    outlook = foresee(job, state, plan.partition, plan.plan_id, plan, now=time.time())
+    if frozen:
+        check_budget(job, plan.promise)
+        check_outlook(job, outlook)
+    paid = add_up_spent(state, plan)
+    return Planned(plan.partition, plan.plan_id, plan.promise, plan, None, paid, outlook)
 
 
 def _compact(state: Store, partition: str, *, but: str | None = None) -> None:
