@@ -10,7 +10,7 @@ help:
 	@echo "make demo      rerank a table made from Python's own documentation, without key or service"
 	@echo "make cluster   Airflow with Postgres, Redis and two Celery workers on this machine, until Ctrl-C"
 	@echo "make cluster-demo  the demo's table through the nightly DAG on it"
-	@echo "make test      the tests, side by side on all cores (about four minutes on two)"
+	@echo "make test      the tests, side by side on all cores (under six minutes on two)"
 	@echo "make test-all  the tests and the slow ones (crash, large)"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make bench     benchmarks, one after the other: figures, no verdicts (six minutes)"
