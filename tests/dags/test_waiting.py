@@ -98,7 +98,8 @@ def test_a_quota_with_a_known_reset_reschedules_its_mapped_task(
         ("relevance.publish", -1): ("success", 1),
         ("relevance.report", -1): ("success", 1),
     }
-    assert read_reschedules(run) == [("relevance.score", 0)]
+    ((task, shard),) = read_reschedules(run)  # which shard comes first is dag.test()'s choice
+    assert (task, shard in {0, 1}) == ("relevance.score", True)
     assert result_of(run, "relevance")["paid_requests"] == 12
     sealed = [pair for pairs in table.seal_by_epoch().values() for pair in pairs]
     assert len(sealed) == len(set(sealed)) == 12 * 5
