@@ -82,7 +82,7 @@ class CanaryResult:
     def describe(self) -> str:
         """Return in a few words what moved since when, or that nothing did."""
         if self.since_reference is None or self.since_last is None:
-            return f"reading {self.number} is the reference from now on"
+            return "the reference from now on"
         words = f"since reading {self.reference}, the reference: {self.since_reference.describe()}"
         if self.last != self.reference:
             words += f"; since reading {self.last}, the last: {self.since_last.describe()}"

@@ -29,7 +29,7 @@ def canary(arguments: argparse.Namespace) -> int:
         document = {**asdict(result), "moved": result.moved}
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        print(f"Sent: {result.search_units} search units, {show_usd(result.cost_usd)}")
+        print(f"Sent: {result.search_units} search unit(s), {show_usd(result.cost_usd)}")
         models = ", ".join(result.reading.models)
         providers = ", ".join(result.reading.providers) or "no provider named"
         print(f"Model: {models} ({providers})")
